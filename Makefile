@@ -1,0 +1,56 @@
+# One definition of each task, for a laptop and for CI. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+IMAGE ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test unit check format docs clean lock mosquitto
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+venv: $(VENV)/.installed  ## the environment, from the pinned and hashed requirements
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "make: $(PYTHON) is missing; on Debian: apt install python3 python3-venv" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "make: $(PYTHON) is older than 3.11; name a newer one with PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "make: the venv module of $(PYTHON) is missing; on Debian: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) ..."
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any file)
+	@$(BIN)/python -m ota_bridge demo $(if $(IMAGE),--image "$(IMAGE)")
+
+mosquitto:  ## mosquitto for the tests, where it is missing
+	@bash tests/need-mosquitto.sh
+
+test: venv mosquitto  ## everything
+	@$(BIN)/python -m pytest -q
+
+unit: venv  ## the tests that start no process
+	@$(BIN)/python -m pytest -q tests/unit tests/contract
+
+check: venv  ## format, lint, types, import contracts
+	@$(BIN)/ruff format --check --quiet . || { echo "make: run 'make format'" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+format: venv  ## format and fix what can be fixed
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet . || true
+
+docs: venv  ## write the generated parts of docs/ again
+	@$(BIN)/python -m tests.generate_docs
+
+lock:  ## resolve requirements.txt again (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+		--extra dev pyproject.toml --output-file requirements.txt
+
+clean:  ## remove what the tasks made
+	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

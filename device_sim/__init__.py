@@ -1,0 +1,1 @@
+"""Simulated devices: the other side of the wire, sharing no code with the bridge."""

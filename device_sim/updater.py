@@ -1,0 +1,443 @@
+"""One device's way from an offer to the trial boot: verify, pull, read back, ask, hand over to the bootloader.
+
+1. Nothing is erased and no block asked for before the manifest and the ticket hold (`manifest.py`).
+2. An offer must answer the latest check-in; the same deployment with the same manifest is only refreshed.
+3. A download belongs to its manifest: another deployment of the same one goes on where the last one stopped.
+4. It burns only after the bridge's `go` to its `burning`; from then on a cancel is `too_late`.
+5. Refusals of blocks are obeyed: stop and check in, wait, or ask for less; they never fail a download.
+"""
+
+from dataclasses import replace
+
+from device_sim.bootloader import manifest_version
+from device_sim.download import ImageDownload, Outcome, SmallFetch, list_bytes, position_in_flash
+from device_sim.errors import ManifestRefused, Refusal
+from device_sim.manifest import Manifest, check_ticket, judge, judge_needs, read_manifest
+from device_sim.model import FaultKind, Phase, Result
+from device_sim.offers import Offer, Piece, check_sizes
+from device_sim.outbox import Kind
+from device_sim.puller import Limits, Puller, RoundTrip
+from device_sim.session import Session
+from device_sim.settings import Download, Final, Trial
+from device_sim.wire import BlockData, BlockRefusal
+
+DIGEST_BYTES = 8
+VERDICT_TIMEOUT_S = 60.0
+MAX_IDLE_REFUSALS = 8
+SILENT_BEFORE_CHECK_IN = 5
+
+
+class Updater:
+    """The update part of a running firmware."""
+
+    def __init__(self, session: Session) -> None:
+        self._s = session
+        self._trip = RoundTrip()
+        self._download: ImageDownload | None = None
+        self._fetch: SmallFetch | None = None
+        self._fetched: list[bytes] = []
+        self._offer: Offer | None = None
+        self._limits = Limits(block_bytes=session.config.block_bytes, window=session.config.window)
+        self._stopped = False
+        self._refused_in_row = 0
+        self._stale_in_row = 0
+        self._told_percent = 0
+        self._told_at_s = float("-inf")
+        self._released = False
+        self._held_back = False
+        self._window_s: tuple[float, float] | None = None
+        self._verdict_until_s: float | None = None
+
+    @property
+    def position(self) -> tuple[int, int, str]:
+        """Bytes in flash, bytes in all, and the version that is coming."""
+        if self._download is None:
+            return 0, 0, ""
+        manifest = self._download.manifest
+        return self._download.position, manifest.size_bytes, manifest.version
+
+    def have(self) -> tuple[bytes, int] | None:
+        """The image that is (partly) in flash, by the head of its digest, and how much of it."""
+        record = self._s.storage.settings.download
+        if record is None:
+            return None
+        if self._download is not None:
+            manifest, position = self._download.manifest, self._download.position
+        else:
+            try:
+                manifest = read_manifest(self._s.trust, self._s.storage.envelope(record.slot) or b"")
+            except ManifestRefused:
+                return None
+            position = position_in_flash(self._s.storage, record.slot, manifest)
+        return (manifest.digest[:DIGEST_BYTES], position) if position else None
+
+    def offer(self, offer: Offer, now_s: float) -> bool:
+        """An offer came; False when it is dropped because it answers another check-in."""
+        s = self._s
+        record = s.storage.settings.download
+        if (
+            self._download is not None
+            and record is not None
+            and (record.id, record.envelope_digest)
+            == (
+                offer.id,
+                offer.manifest.digest,
+            )
+        ):
+            self._refresh(offer, now_s)
+            return True
+        if (offer.boot, offer.nonce) != (s.boot.number, s.nonce) or not s.nonce:
+            return False
+        if offer.component != s.config.component or s.phase in {Phase.INSTALLING, Phase.TRIAL}:
+            return False
+        if s.phase is Phase.FETCHING and self._offer == offer:
+            return True
+        self._offer, self._fetched = offer, []
+        try:
+            check_sizes(offer)
+        except ManifestRefused as refused:
+            self._refuse(offer, refused, now_s)
+            return True
+        self._fetch_next(now_s)
+        return True
+
+    def apply(self, deployment: str, now_s: float) -> None:
+        """The operator releases an offer that waited for a command."""
+        record = self._s.storage.settings.download
+        if record is not None and record.id == deployment:
+            self._released, self._held_back, self._window_s = True, False, None
+            self._burn_if_due(now_s)
+
+    def cancel(self, deployment: str, now_s: float) -> None:
+        """The operator wants it no more: `canceled`, or `too_late` once `go` was received."""
+        s, settings = self._s, self._s.storage.settings
+        gone = settings.trial_id == deployment and (settings.trial is not Trial.NONE or settings.installing)
+        if gone or settings.installed_id == deployment:
+            final = Final(id=deployment, state="too_late", code="0", reason="", version=settings.version)
+            s.send_final(final, now_s)
+            return
+        version = settings.version
+        mine = settings.download is not None and settings.download.id == deployment
+        if mine and self._download is not None:
+            version = self._download.manifest.version
+        final = Final(id=deployment, state="canceled", code="0", reason="", version=version)
+        if mine:
+            s.storage.save(download=None, final=final)
+        if mine or (self._offer is not None and self._offer.id == deployment):
+            self._forget()
+            s.finish(final, Result.CANCELED, now_s)
+        else:
+            s.send_final(final, now_s)
+
+    def verdict(self, *, go: bool, now_s: float) -> None:
+        """The bridge's answer to `burning`."""
+        s, record = self._s, self._s.storage.settings.download
+        if s.phase is not Phase.INSTALLING or record is None:
+            return
+        s.outbox.drop(Kind.BURNING)
+        self._verdict_until_s = None
+        if not go:
+            s.phase = Phase.DOWNLOADED
+            self._held_back, self._released = True, False
+            return
+        if s.fault.fires(FaultKind.REBOOT_IN, Phase.INSTALLING):
+            s.storage.save(installing=True, trial_id=record.id)
+        else:
+            s.storage.save(trial=Trial.PENDING, trial_id=record.id)
+        s.reboot()
+
+    def waits_for_verdict(self, deployment: str) -> bool:
+        """Whether a verdict on this deployment is awaited."""
+        record = self._s.storage.settings.download
+        return self._s.phase is Phase.INSTALLING and record is not None and record.id == deployment
+
+    def downloaded_acknowledged(self) -> None:
+        """The bridge knows that the image is here."""
+        if self._s.phase is Phase.DOWNLOADED and self._s.fault.fires(FaultKind.REBOOT_IN, Phase.DOWNLOADED):
+            self._s.reboot()
+
+    def checked_in(self, now_s: float) -> None:
+        """A check-in was acknowledged: go on with what flash holds, or with what was refused."""
+        self._stopped = False
+        record = self._s.storage.settings.download
+        if self._download is not None or self._fetch is not None or record is None or not record.id:
+            return
+        envelope = self._s.storage.envelope(record.slot)
+        try:
+            manifest = read_manifest(self._s.trust, envelope or b"")
+        except ManifestRefused:
+            self._s.storage.save(download=None)
+            return
+        self._begin(manifest, record.apply_now, now_s)
+
+    def reconnected(self, now_s: float) -> None:
+        """What was outstanding before the line broke is lost."""
+        if (puller := self._puller()) is not None:
+            puller.resume(now_s)
+
+    def block(self, block: BlockData, now_s: float) -> bool:
+        """A piece of an artifact came; False when nobody asked for it."""
+        puller = self._puller()
+        if puller is None or block.artifact != puller.artifact:
+            return False
+        if self._fetch is not None:
+            self._fetch.take(block, now_s)
+            self._fetch_progress(now_s)
+        elif self._download is not None:
+            self._refused_in_row = 0
+            self._download.take(block, now_s)
+            self._download_progress(now_s)
+        return True
+
+    def refused(self, refusal: BlockRefusal, now_s: float) -> bool:
+        """The bridge would not give a block; False when that was not about our request."""
+        puller = self._puller()
+        if puller is None or refusal.artifact not in {puller.artifact, b""}:
+            return False
+        rng, after_s = self._s.rng, min(refusal.retry_after_s, 3600.0)
+        if refusal.code in {1, 2, 6}:
+            self._stop_and_check_in(now_s, after_s)
+        elif refusal.code == 3:  # noqa: PLR2004  native-protocol.md §5: limits
+            self._limits.block_bytes = max(1, min(self._limits.block_bytes, refusal.size_max))
+            self._limits.window = max(1, min(self._limits.window, refusal.count_max))
+            puller.pause(now_s, max(after_s, 0.05))
+        else:
+            puller.pause(now_s, max(after_s, 0.3) * rng.uniform(1.0, 1.5))
+        return True
+
+    def deadline_s(self) -> float | None:
+        """When `poll` has something to do."""
+        if self._s.phase is Phase.INSTALLING:
+            return self._verdict_until_s
+        if self._s.phase is Phase.DOWNLOADED:
+            return self._window_s[0] if self._window_s and self._may_burn() else None
+        puller = self._puller()
+        return None if puller is None or self._stopped else puller.deadline_s()
+
+    def poll(self, now_s: float) -> None:
+        """Send the block request that is due."""
+        s = self._s
+        if s.phase is Phase.INSTALLING and self._verdict_until_s is not None:
+            if now_s >= self._verdict_until_s:
+                self.verdict(go=False, now_s=now_s)
+                s.check_in_within(now_s, 0.5, 3.0)
+            return
+        if s.phase is Phase.DOWNLOADED:
+            self._burn_if_due(now_s)
+            return
+        puller = self._puller()
+        if puller is None or self._stopped:
+            return
+        repeats = puller.retries
+        request = puller.poll(now_s)
+        if request is not None:
+            s.stats.retries += puller.retries - repeats
+            s.send("get", request)
+            if puller.silent and puller.silent % SILENT_BEFORE_CHECK_IN == 0:
+                s.check_in_within(now_s, 0.0, 2.0)
+
+    def _puller(self) -> Puller | None:
+        if self._fetch is not None:
+            return self._fetch.puller
+        if self._download is not None and self._download.outcome is Outcome.PULLING:
+            return self._download.puller
+        return None
+
+    def _stop_and_check_in(self, now_s: float, after_s: float) -> None:
+        s = self._s
+        self._stopped = True
+        self._refused_in_row += 1
+        if (puller := self._puller()) is not None:
+            puller.pause(now_s, 0.0)
+        wait_s = max(after_s, min(60.0, 0.5 * 2.0**self._refused_in_row))
+        if self._refused_in_row >= MAX_IDLE_REFUSALS:
+            record = s.storage.settings.download
+            if record is not None:
+                s.storage.save(download=replace(record, id=""))
+            self._forget()
+        s.check_in_at_s = None
+        s.check_in_within(now_s, wait_s / 2, wait_s)
+
+    def _fetch_next(self, now_s: float) -> None:
+        offer = self._offer
+        assert offer is not None
+        pieces: list[Piece] = [offer.manifest] + ([] if offer.ticket is None else [offer.ticket])
+        while len(self._fetched) < len(pieces):
+            piece = pieces[len(self._fetched)]
+            if piece.data is None:
+                self._s.phase = Phase.FETCHING
+                self._download = None
+                self._fetch = SmallFetch(
+                    digest=piece.digest,
+                    size_bytes=piece.size_bytes,
+                    config=self._s.config,
+                    limits=self._limits,
+                    trip=self._trip,
+                    rng=self._s.rng,
+                )
+                return
+            self._fetched.append(piece.data)
+        self._consider(offer, self._fetched[0], self._fetched[1] if len(pieces) > 1 else None, now_s)
+
+    def _fetch_progress(self, now_s: float) -> None:
+        fetch, offer = self._fetch, self._offer
+        assert fetch is not None
+        assert offer is not None
+        if fetch.outcome is Outcome.PULLING:
+            return
+        self._fetch = None
+        self._s.phase = Phase.IDLE
+        if fetch.outcome is Outcome.BAD:
+            self._refuse(offer, ManifestRefused(Refusal.SIG, "what was fetched is not what was offered"), now_s)
+            return
+        self._fetched.append(fetch.data)
+        self._fetch_next(now_s)
+
+    def _consider(self, offer: Offer, envelope: bytes, ticket: bytes | None, now_s: float) -> None:
+        s, installed = self._s, self._s.installed()
+        try:
+            manifest = read_manifest(s.trust, envelope)
+            already = judge(manifest, s.identity, installed)
+            check_ticket(s.trust, manifest, ticket, identity=s.identity, nonce=s.nonce)
+            if not already:
+                judge_needs(manifest, installed)
+        except ManifestRefused as refused:
+            self._refuse(offer, refused, now_s)
+            return
+        self._stale_in_row = 0
+        if already:
+            s.progress(Kind.CLAIM, "done", now_s, deployment=offer.id, version=manifest.version)
+            s.check_in_within(now_s, 0.0, 0.5)
+            return
+        self._accept(offer, manifest, envelope)
+        self._begin(manifest, offer.apply_now, now_s)
+        self._refresh(offer, now_s)
+
+    def _accept(self, offer: Offer, manifest: Manifest, envelope: bytes) -> None:
+        storage = self._s.storage
+        slot, record = 1 - storage.settings.active, storage.settings.download
+        self._forget()
+        self._offer = offer
+        self._limits = Limits(
+            block_bytes=min(self._s.config.block_bytes, offer.block_max),
+            window=min(self._s.config.window, offer.window_max),
+        )
+        if record is not None and record.envelope_digest == manifest.envelope_digest:
+            storage.save(download=replace(record, id=offer.id, apply_now=offer.apply_now))
+            return
+        storage.save(download=None)
+        leaves = list_bytes(manifest) if self._s.config.level == "L1" else 0
+        storage.prepare(slot, envelope=envelope, image_bytes=manifest.size_bytes, list_bytes=leaves)
+        storage.save(
+            download=Download(
+                id=offer.id, slot=slot, envelope_digest=manifest.envelope_digest, apply_now=offer.apply_now
+            )
+        )
+
+    def _begin(self, manifest: Manifest, apply_now: bool, now_s: float) -> None:
+        s = self._s
+        s.result, s.reason = Result.NONE, ""
+        s.phase = Phase.DOWNLOADING
+        self._released = apply_now
+        self._download = ImageDownload(
+            config=s.config,
+            storage=s.storage,
+            manifest=manifest,
+            limits=self._limits,
+            trip=self._trip,
+            rng=s.rng,
+            stats=s.stats,
+            fault=s.fault,
+        )
+        self._told_percent = self._download.position * 10 // manifest.size_bytes * 10
+        self._download_progress(now_s)
+
+    def _refresh(self, offer: Offer, now_s: float) -> None:
+        self._released = offer.apply_now or (self._released and self._s.phase is Phase.INSTALLING)
+        self._held_back = False
+        self._window_s = None
+        if offer.start_in_s is not None:
+            start_s = now_s + offer.start_in_s
+            self._window_s = (start_s, start_s + (offer.length_s or 86400.0))
+        self._stopped = False
+        self._burn_if_due(now_s)
+
+    def _download_progress(self, now_s: float) -> None:
+        s, download, record = self._s, self._download, self._s.storage.settings.download
+        assert download is not None
+        assert record is not None
+        manifest = download.manifest
+        if download.outcome is Outcome.COMPLETE and s.phase is Phase.DOWNLOADING:
+            s.phase = Phase.DOWNLOADED
+            s.outbox.drop(Kind.PROGRESS)
+            s.progress(Kind.DOWNLOADED, "downloaded", now_s, deployment=record.id, version=manifest.version)
+            self._burn_if_due(now_s)
+        elif download.outcome is Outcome.BAD:
+            reason = "the image does not match its manifest"
+            final = Final(id=record.id, state="fail", code=Refusal.DIGEST, reason=reason, version=manifest.version)
+            s.storage.save(download=None, final=final)
+            self._forget()
+            s.finish(final, Result.FAILED, now_s)
+        else:
+            percent = download.position * 10 // manifest.size_bytes * 10
+            if percent > self._told_percent and now_s - self._told_at_s >= 1.0:
+                self._told_percent, self._told_at_s = percent, now_s
+                s.progress(
+                    Kind.PROGRESS, "downloading", now_s, deployment=record.id, version=manifest.version, percent=percent
+                )
+
+    def _may_burn(self) -> bool:
+        waits = self._s.fault.kind is FaultKind.REBOOT_IN and self._s.fault.phase is Phase.DOWNLOADED
+        return self._released and not self._held_back and not (waits and self._s.fault.armed)
+
+    def _burn_if_due(self, now_s: float) -> None:
+        s, record = self._s, self._s.storage.settings.download
+        if s.phase is not Phase.DOWNLOADED or record is None or not self._may_burn():
+            return
+        if self._window_s is not None:
+            start_s, end_s = self._window_s
+            if now_s >= end_s:
+                self._window_s, self._released = None, False
+                s.check_in_within(now_s, 0.0, 5.0)
+            if not start_s <= now_s < end_s:
+                return
+        s.phase = Phase.INSTALLING
+        self._verdict_until_s = now_s + VERDICT_TIMEOUT_S
+        version = manifest_version(s.storage, s.trust)
+        s.progress(Kind.BURNING, "burning", now_s, deployment=record.id, version=version)
+
+    def _refuse(self, offer: Offer, refused: ManifestRefused, now_s: float) -> None:
+        s = self._s
+        self._fetch = None
+        if s.phase is Phase.FETCHING:
+            s.phase = Phase.IDLE
+        self._offer = None
+        if refused.code is Refusal.STALE:
+            self._stale_in_row += 1
+            wait_s = min(300.0, 1.0 * 2.0**self._stale_in_row)
+            s.reason = str(refused)
+            s.progress(
+                Kind.DEFER, "defer", now_s, deployment=offer.id, version=s.storage.settings.version,
+                code=refused.code, reason=refused.detail, retry_after_s=wait_s,
+            )  # fmt: skip
+            s.check_in_within(now_s, wait_s / 2, wait_s)
+            return
+        final = Final(
+            id=offer.id,
+            state="fail",
+            code=refused.code,
+            reason=refused.detail,
+            version=s.storage.settings.version,
+        )
+        s.storage.save(final=final)
+        s.finish(final, Result.FAILED, now_s)
+
+    def _forget(self) -> None:
+        self._download = self._fetch = self._offer = None
+        self._fetched = []
+        self._window_s = self._verdict_until_s = None
+        self._released = self._held_back = self._stopped = False
+        self._refused_in_row = 0
+        self._s.phase = Phase.IDLE
+        for kind in (Kind.BURNING, Kind.PROGRESS, Kind.DOWNLOADED, Kind.DEFER):
+            self._s.outbox.drop(kind)

@@ -1,0 +1,3 @@
+"""Over-the-air updates for microcontrollers, beside any MQTT broker."""
+
+__version__ = "0.1.0"

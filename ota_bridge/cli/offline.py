@@ -1,0 +1,44 @@
+"""Plain reads while no daemon runs: the same operations, over the database opened for reading only."""
+
+import time
+from collections.abc import Mapping
+from typing import Any, Final, NoReturn
+
+from ota_bridge.config import Config
+from ota_bridge.core.bridge import Bridge
+from ota_bridge.core.operations import OPERATIONS, perform
+from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.updates import Rules
+from ota_bridge.core.values import Now
+from ota_bridge.store.sqlite import open_readonly
+from ota_bridge.web.local_client import DaemonNotRunning
+
+DATABASE_NAME: Final = "ota-bridge.db"
+
+
+def read_database(config: Config, op: str, args: Mapping[str, Any], not_running: DaemonNotRunning) -> tuple[Any, float]:
+    """The result of a read and the wall time of the last commit; raises `not_running` where this cannot be."""
+    path = config.data_dir / DATABASE_NAME
+    operation = OPERATIONS.get(op)
+    if operation is None or operation.writes or not path.is_file():
+        raise not_running
+    reader = open_readonly(path)
+    try:
+        as_of = reader.last_commit_wall() or path.stat().st_mtime
+        result = reader.read(lambda unit: perform(unit, _bridge(config), op, args, actor="", now=_now())[0])
+    finally:
+        reader.close()
+    return result, as_of
+
+
+def _bridge(config: Config) -> Bridge:
+    retries = Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s)
+    return Bridge(Rules(retries=retries), verify=_never, ticket=_never)
+
+
+def _never(*_: Any, **__: Any) -> NoReturn:
+    raise AssertionError("a read neither verifies nor signs")
+
+
+def _now() -> Now:
+    return Now(wall=time.time(), mono=time.monotonic())

@@ -1,0 +1,307 @@
+"""`release …`: sign images, publish and withdraw them. The author's key is used here, never in the daemon."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from ota_bridge.cli.keys import AUTHOR_FILE
+from ota_bridge.cli.output import size, when
+from ota_bridge.cli.session import JsonOption, ReleaseArgument, Session
+from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, ManifestFacts
+from ota_bridge.core.values import FIRMWARE
+from ota_bridge.security import manifest
+from ota_bridge.security.files import read_bounded, write_new
+from ota_bridge.security.keys import SigningKey, load_key
+from ota_bridge.security.signing import check_file, sign_file
+from ota_bridge.security.trust import Trust
+
+commands = typer.Typer(no_args_is_help=True, help="Releases: signed images and their manifests.")
+
+MANIFEST_SUFFIX: Final = ".manifest"
+_MANIFEST_READ_MAX: Final = 4096
+
+_FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The image.")]
+_ProductOption = Annotated[str, typer.Option(metavar="PRODUCT", help="The product, as in the topics.")]
+_HwOption = Annotated[list[str], typer.Option(metavar="HW", help="Hardware id that it runs on; may be repeated.")]
+_ComponentOption = Annotated[str, typer.Option(metavar="NAME", help="The component it is for.")]
+_KeyOption = Annotated[
+    list[Path] | None, typer.Option(metavar="FILE", help=f"Author's key; may be repeated [default: {AUTHOR_FILE}].")
+]
+_ChunkOption = Annotated[int, typer.Option(metavar="BYTES", help="Piece that a device verifies at a time.")]
+_VendorOption = Annotated[
+    str | None, typer.Option(metavar="DOMAIN", help="The vendor [default: that of the trust document].")
+]
+
+
+@commands.command("sign")
+def sign(
+    context: typer.Context,
+    file: _FileArgument,
+    product: _ProductOption,
+    version: Annotated[str, typer.Option(metavar="VERSION")],
+    hw: _HwOption,
+    seq: Annotated[int, typer.Option(min=1, help="Anti-rollback counter: a device takes only a higher one.")],
+    component: _ComponentOption = FIRMWARE,
+    key: _KeyOption = None,
+    chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
+    vendor: _VendorOption = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: FILE.manifest]")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign an image without a daemon: hash the file and write FILE.manifest."""
+    session = Session.of(context, as_json=as_json)
+    out = out or file.with_name(file.name + MANIFEST_SUFFIX)
+    if out.exists():
+        raise Conflict(f"manifest {out} exists already; move it away, or name another with --out")
+    envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)
+    _write_manifest(out, envelope)
+    _say_signed(session, out, envelope)
+
+
+@commands.command("cosign")
+def cosign(
+    context: typer.Context,
+    file: _FileArgument,
+    manifest_file: Annotated[Path, typer.Argument(metavar="MANIFEST", help="As `release sign` wrote it.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the manifest with both signatures goes.")],
+    key: Annotated[Path, typer.Option(metavar="FILE", help="The second author's key.")] = AUTHOR_FILE,
+    as_json: JsonOption = False,
+) -> None:
+    """Add another author's signature to a manifest, after hashing the image again."""
+    session = Session.of(context, as_json=as_json)
+    signed = _read_manifest(manifest_file)
+    check_file(file, manifest.read(signed))
+    envelope = manifest.add_signature(signed, _keys(session, [key])[0])
+    _write_manifest(out, envelope)
+    _say_signed(session, out, envelope)
+
+
+@commands.command("add")
+def add(
+    context: typer.Context,
+    file: _FileArgument,
+    product: _ProductOption,
+    version: Annotated[str, typer.Option(metavar="VERSION")],
+    hw: _HwOption,
+    component: _ComponentOption = FIRMWARE,
+    key: _KeyOption = None,
+    manifest_file: Annotated[
+        Path | None, typer.Option("--manifest", metavar="FILE", help="Signed elsewhere; no key is used then.")
+    ] = None,
+    seq: Annotated[int | None, typer.Option(min=1, help="[default: one above the product's highest]")] = None,
+    chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
+    vendor: _VendorOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sign an image with the author's key and publish it; or publish one that was signed elsewhere."""
+    session = Session.of(context, as_json=as_json)
+    releases = session.call("release.list", {"product": product})
+    if manifest_file is not None:
+        envelope = _signed_elsewhere(session, file, manifest_file, version, component, key)
+    else:
+        seq = seq or _next_seq(releases, component)
+        envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)
+    result = _upload(session, file, envelope, product=product, version=version, hw=hw)
+    if as_json:
+        session.output.json(result)
+        return
+    facts = manifest.read(envelope)
+    session.output.say(
+        f"release {result['id']}: {facts.component}, {size(facts.size_bytes)}, seq {facts.seq}, "
+        f"sha256 {facts.sha256.hex()[:16]}"
+    )
+    session.output.note(f"bring it to devices with: ota-bridge rollout start {result['id']} --to all")
+
+
+@commands.command("list")
+def list_releases(
+    context: typer.Context,
+    product: Annotated[str | None, typer.Option(metavar="PRODUCT")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """List releases."""
+    session = Session.of(context, as_json=as_json)
+    answer = session.read("release.list", {"product": product})
+    if session.shown_as_json("releases", answer):
+        return
+    rows = [
+        (
+            release["id"],
+            release["state"],
+            release["hardware"],
+            [f"{name} {size(part['size_bytes'])}" for name, part in release["parts"].items()],
+            max((part["seq"] for part in release["parts"].values()), default=None),
+            when(release["created"]),
+            release["created_by"],
+        )
+        for release in answer.result
+    ]
+    columns = ("release", "state", "hardware", "components", "seq", "created", "by")
+    session.output.table(columns, rows, empty="no releases yet; add one with `ota-bridge release add`")
+
+
+@commands.command("show")
+def show(context: typer.Context, release: ReleaseArgument, as_json: JsonOption = False) -> None:
+    """Show one release."""
+    session = Session.of(context, as_json=as_json)
+    answer = session.read("release.show", {"release": release})
+    if not session.shown_as_json(None, answer):
+        _print_release(session, answer.result)
+
+
+@commands.command("withdraw")
+def withdraw(
+    context: typer.Context,
+    release: ReleaseArgument,
+    reason: Annotated[str | None, typer.Option(metavar="TEXT", help="Why; kept with every canceled device.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Never offer a release again; what is on its way is canceled."""
+    session = Session.of(context, as_json=as_json)
+    result = session.call("release.withdraw", {"release": release, "reason": reason})
+    if as_json:
+        session.output.json(result)
+    else:
+        session.output.say(f"release {result['id']} is withdrawn; {result.get('canceled', 0)} deployments canceled")
+
+
+def _print_release(session: Session, release: Mapping[str, Any]) -> None:
+    output = session.output
+    output.facts(
+        [
+            ("release", release["id"]),
+            ("state", release["state"]),
+            ("hardware", release["hardware"]),
+            ("created", f"{when(release['created'])} by {release['created_by']}"),
+        ]
+    )
+    rows = [
+        (name, part["file_name"], size(part["size_bytes"]), part["seq"], part["chunk_bytes"], part["sha256"])
+        for name, part in release["parts"].items()
+    ]
+    output.table(("component", "file", "size", "seq", "chunk", "sha256"), rows, empty="no components")
+
+
+def _signed(
+    session: Session,
+    file: Path,
+    product: str,
+    version: str,
+    hw: Sequence[str],
+    seq: int,
+    component: str,
+    key: list[Path] | None,
+    chunk: int,
+    vendor: str | None,
+) -> bytes:
+    keys = _keys(session, key or [AUTHOR_FILE])
+    domain = vendor or Trust.load(session.config.security.trust).vendor
+    total = file.stat().st_size if file.is_file() else 0
+    with session.output.bar(f"hashing {file.name}", total) as bar:
+        signed = sign_file(
+            file,
+            keys=keys,
+            vendor_domain=domain,
+            product=product,
+            hw=hw,
+            version=version,
+            seq=seq,
+            component=component,
+            chunk_bytes=chunk,
+            progress=lambda done, _: bar.update(bar.task_ids[0], completed=done),
+        )
+    return signed.envelope
+
+
+def _signed_elsewhere(
+    session: Session, file: Path, manifest_file: Path, version: str, component: str, key: list[Path] | None
+) -> bytes:
+    if key:
+        raise InvalidInput("--key and --manifest exclude each other: the manifest is signed already")
+    envelope = _read_manifest(manifest_file)
+    facts = manifest.read(envelope)
+    if (facts.version, facts.component) != (version, component):
+        raise InvalidInput(
+            f"manifest {manifest_file} is for {facts.component} {facts.version}, not {component} {version}"
+        )
+    with session.output.bar(f"checking {file.name}", facts.size_bytes) as bar:
+        check_file(file, facts, progress=lambda done, _: bar.update(bar.task_ids[0], completed=done))
+    return envelope
+
+
+def _upload(
+    session: Session, file: Path, envelope: bytes, *, product: str, version: str, hw: Sequence[str]
+) -> dict[str, Any]:
+    args = {
+        "envelope": base64.b64encode(envelope).decode("ascii"),
+        "product": product,
+        "version": version,
+        "hw": list(hw),
+        "file_name": file.name,
+    }
+    total = manifest.read(envelope).size_bytes
+    with file.open("rb") as source, session.output.bar(f"sending {file.name}", total) as bar:
+        result: dict[str, Any] = session.call(
+            "release.add",
+            args,
+            upload=(source, total),
+            progress=lambda done: bar.update(bar.task_ids[0], completed=done),
+        )
+    return result
+
+
+def _next_seq(releases: Sequence[Mapping[str, Any]], component: str) -> int:
+    used = [part["seq"] for release in releases for name, part in release["parts"].items() if name == component]
+    return max(used, default=0) + 1
+
+
+def _keys(session: Session, paths: Sequence[Path]) -> list[SigningKey]:
+    loaded = [load_key(path) for path in paths]
+    for one in loaded:
+        if one.warning:
+            session.output.note(f"warning: {one.warning}")
+    return [one.key for one in loaded]
+
+
+def _read_manifest(path: Path) -> bytes:
+    try:
+        return read_bounded(path, _MANIFEST_READ_MAX)[0]
+    except FileNotFoundError:
+        raise NotFound(f"manifest {path} does not exist; `ota-bridge release sign` makes one") from None
+    except OSError as error:
+        raise InvalidInput(f"manifest {path} cannot be read: {error.strerror}") from None
+
+
+def _write_manifest(path: Path, envelope: bytes) -> None:
+    try:
+        write_new(path, envelope, mode=0o644)
+    except FileExistsError:
+        raise Conflict(f"manifest {path} exists already; move it away, or name another with --out") from None
+    except OSError as error:
+        raise InvalidInput(f"manifest {path} cannot be written: {error.strerror}") from None
+
+
+def _say_signed(session: Session, path: Path, envelope: bytes) -> None:
+    facts: ManifestFacts = manifest.read(envelope)
+    signers = [kid.hex() for kid in manifest.signers(envelope)]
+    if session.as_json:
+        session.output.json(
+            {
+                "manifest_file": str(path),
+                "version": facts.version,
+                "component": facts.component,
+                "seq": facts.seq,
+                "size_bytes": facts.size_bytes,
+                "sha256": facts.sha256.hex(),
+                "signers": signers,
+            }
+        )
+        return
+    session.output.say(
+        f"{path}: {facts.component} {facts.version}, seq {facts.seq}, {size(facts.size_bytes)}, "
+        f"signed by {', '.join(signers)}"
+    )

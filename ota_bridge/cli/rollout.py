@@ -1,0 +1,200 @@
+"""`rollout …`: bring a release to devices, and see how far it has come."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+
+from ota_bridge.cli.output import cell, plain, size, table, when
+from ota_bridge.cli.session import Answer, JsonOption, ReleaseArgument, Session
+
+commands = typer.Typer(no_args_is_help=True, help="Rollouts: a release on its way to its devices.")
+
+WATCH_EVERY_S: Final = 1.0
+_ALL: Final = "all"
+
+_RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="As `rollout status` lists it.")]
+
+
+@commands.command("start")
+def start(
+    context: typer.Context,
+    release: ReleaseArgument,
+    devices: Annotated[list[str] | None, typer.Argument(metavar="[DEVICE]...", help="More devices after --to.")] = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", metavar="all|DEVICE", help="Everyone, or a device; may be repeated.")
+    ] = None,
+    percent: Annotated[int | None, typer.Option(min=0, max=100, help="A share of the product's devices.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Start a rollout: --to all, --to DEVICE [DEVICE...], or --percent N."""
+    args = {"release": release, **_target(to or [], devices or [], percent)}
+    session = Session.of(context, as_json=as_json)
+    result = session.call("rollout.start", args)
+    if as_json:
+        session.output.json(result)
+        return
+    session.output.say(f"rollout {result['id']} of {result['release']} to {result['target']}: {_counts(result)}")
+    session.output.note(f"follow it with: ota-bridge rollout status {result['id']} --watch")
+
+
+def _target(to: Sequence[str], devices: Sequence[str], percent: int | None) -> dict[str, Any]:
+    named = [name for text in (*to, *devices) for name in text.split(",") if name]
+    if percent is not None:
+        if named:
+            raise typer.BadParameter("name devices or --percent, not both")
+        return {"percent": percent}
+    if not named:
+        raise typer.BadParameter("say who is meant: --to all, --to DEVICE..., or --percent N")
+    if _ALL not in named:
+        return {"devices": named}
+    if len(named) > 1:
+        raise typer.BadParameter("--to all stands alone")
+    return {}
+
+
+@commands.command("status")
+def status(
+    context: typer.Context,
+    rollout: Annotated[str | None, typer.Argument(metavar="[ROLLOUT]", help="All of them where none is named.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it until every device is done.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show rollouts, or one with its devices."""
+    session = Session.of(context, as_json=as_json)
+    if watch:
+        _watch(session, rollout)
+    elif rollout is None:
+        answer = session.read("rollout.list", {})
+        if not session.shown_as_json("rollouts", answer):
+            _print_list(session, answer)
+    else:
+        answer = session.read("rollout.status", {"rollout": rollout})
+        if not session.shown_as_json(None, answer):
+            session.output.console.print(_status_view(answer.result))
+
+
+@commands.command("percent")
+def set_percent(
+    context: typer.Context,
+    rollout: _RolloutArgument,
+    percent: Annotated[int, typer.Argument(min=0, max=100)],
+    as_json: JsonOption = False,
+) -> None:
+    """Widen a rollout to a larger share of the devices."""
+    _change(context, as_json, "rollout.percent", {"rollout": rollout, "percent": percent})
+
+
+@commands.command("pause")
+def pause(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """Hold a rollout: no offers, no blocks, no installs; nothing is lost."""
+    _change(context, as_json, "rollout.pause", {"rollout": rollout})
+
+
+@commands.command("resume")
+def resume(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """Go on with a paused rollout."""
+    _change(context, as_json, "rollout.resume", {"rollout": rollout})
+
+
+@commands.command("cancel")
+def cancel(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """End a rollout: what has not begun to install is canceled, what runs stays."""
+    _change(context, as_json, "rollout.cancel", {"rollout": rollout})
+
+
+def _change(context: typer.Context, as_json: bool, op: str, args: Mapping[str, Any]) -> None:
+    session = Session.of(context, as_json=as_json)
+    result = session.call(op, args)
+    if as_json:
+        session.output.json(result)
+    else:
+        session.output.say(f"rollout {result['id']} is {result['state']}, to {result['target']}: {_counts(result)}")
+
+
+def _counts(rollout: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{number} {state}" for state, number in rollout["counts"].items())
+    return f"{rollout['confirmed']} of {rollout['total']} confirmed" + (f" ({counts})" if counts else "")
+
+
+def _print_list(session: Session, answer: Answer) -> None:
+    columns = ("rollout", "release", "state", "to", "confirmed", "open", "total", "created", "by")
+    rows = [
+        (
+            one["id"],
+            one["release"],
+            one["state"],
+            one["target"],
+            one["confirmed"],
+            one["open"],
+            one["total"],
+            when(one["created"]),
+            one["created_by"],
+        )
+        for one in answer.result
+    ]
+    session.output.table(columns, rows, empty="no rollouts yet; start one with `ota-bridge rollout start`")
+
+
+def _status_view(rollout: Mapping[str, Any]) -> RenderableType:
+    head = f"rollout {rollout['id']}  {rollout['release']}  {rollout['state']}  to {rollout['target']}"
+    lines: list[RenderableType] = [plain(head), plain(_counts(rollout) + f", {size(rollout.get('bytes_sent'))} sent")]
+    rows = [
+        [
+            cell(value)
+            for value in (
+                one["device"],
+                one["component"],
+                one["state"],
+                f"{one['percent']} %" + (" stalled" if one["stalled"] else ""),
+                one["attempt"],
+                size(one["bytes_sent"]),
+                when(one["changed"]),
+                one["cause"],
+            )
+        ]
+        for one in rollout.get("deployments", [])
+    ]
+    if rows:
+        columns = ("device", "component", "state", "done", "try", "sent", "since", "cause")
+        lines += [plain(""), table(columns, rows)]
+    return Group(*lines)
+
+
+def _watch(session: Session, rollout: str | None) -> None:
+    """Until the rollout (or every rollout) has no open deployment, or Ctrl-C."""
+    try:
+        with Live(console=session.output.console, auto_refresh=False, transient=False) as live:
+            last = ""
+            while True:
+                shown = _look(session, rollout)
+                if session.as_json:
+                    session.output.json(shown if rollout else {"rollouts": shown})
+                elif session.output.console.is_terminal:
+                    views = [_status_view(one) for one in ([shown] if rollout else shown)]
+                    live.update(Group(*views), refresh=True)
+                else:
+                    last = _line(session, [shown] if rollout else shown, last)
+                if all(_is_over(one) for one in ([shown] if rollout else shown)):
+                    return
+                time.sleep(WATCH_EVERY_S)
+    except KeyboardInterrupt:
+        return
+
+
+def _look(session: Session, rollout: str | None) -> Any:
+    return session.call("rollout.status", {"rollout": rollout}) if rollout else session.call("rollout.list", {})
+
+
+def _line(session: Session, rollouts: Sequence[Mapping[str, Any]], last: str) -> str:
+    line = "; ".join(f"rollout {one['id']}: {_counts(one)}" for one in rollouts)
+    if line != last:
+        session.output.say(line)
+    return line
+
+
+def _is_over(rollout: Mapping[str, Any]) -> bool:
+    return bool(rollout["complete"]) or rollout["state"] == "canceled"

@@ -1,0 +1,369 @@
+"""Configuration: what can be set, where values come from, and what is wrong with one that cannot be used.
+
+1. One table. A setting is a field of a record below: its type, default, bounds and one line of documentation.
+   The reader, the environment names, the flags, `config show` and the table in the docs are derived from it.
+2. Precedence, highest first: flag, environment, TOML file, default. `Config.provenance` says which one won.
+3. The file is `--config`, else $OTA_BRIDGE_CONFIG, else ./ota-bridge.toml, else
+   /etc/ota-bridge/ota-bridge.toml; only the last two may be missing.
+4. A relative path in the file is relative to the file, one in a flag or the environment to the working
+   directory.
+5. Unknown names and wrong values are ConfigError, with their origin and what is allowed. Nothing is guessed.
+"""
+
+import re
+import tomllib
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from ota_bridge.core.errors import ConfigError
+from ota_bridge.core.fleet import Enrol
+from ota_bridge.settings import ENV_PREFIX, HIDDEN, Setting, nearest, option, settings_of
+from ota_bridge.wire import BrokerAddress, TlsFiles, parse_broker_url
+
+# ruff: noqa: RUF009 - option() is dataclasses.field()
+
+FILE_NAME: Final = "ota-bridge.toml"
+SYSTEM_FILE: Final = Path("/etc/ota-bridge") / FILE_NAME
+FILE_ENV: Final = "OTA_BRIDGE_CONFIG"
+
+_FOREIGN_ENV: Final = ("OTA_BRIDGE_SERVICE_", "OTA_BRIDGE_PORT")
+"""Kubernetes sets these in every container beside a service called ota-bridge."""
+_SOCKET_PATH_MAX_BYTES: Final = 107
+_DAY_S: Final = 86_400
+
+
+class TopicIdentity(StrEnum):
+    """What the broker's access rules prove of a device's topic."""
+
+    PRODUCT_DEVICE = "product_device"
+    DEVICE = "device"
+
+
+class LogLevel(StrEnum):
+    """How much the daemon says."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSettings:
+    """The broker that the bridge is a client of."""
+
+    url: str = option("", "mqtt:// or mqtts:// URL of the broker; empty starts the embedded one")
+    ca: Path | None = option(None, "PEM file of the CA for mqtts://; empty means the system's trust store")
+    certificate: Path | None = option(None, "PEM file of the bridge's client certificate")
+    key: Path | None = option(None, "PEM file of the key of that certificate")
+    username: str = option("", "user name; one in the URL is used where this is empty")
+    password: str = option("", "password of that user", secret=True)
+    password_file: Path | None = option(None, "file whose first line is the password")
+    blocks_username: str = option("", "user name of the block link; empty means the same as the other link")
+    blocks_password: str = option("", "password of blocks_username", secret=True)
+    client_id_prefix: str = option("bridge", "client ids are this and -control, -blocks")
+    keepalive_s: int = option(30, "MQTT keep-alive of both links, in seconds", low=5, high=600)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedSettings:
+    """The broker inside the daemon, for trials and small sites."""
+
+    host: str = option("127.0.0.1", "address that the embedded broker listens on")
+    port: int = option(1883, "TCP port of the embedded broker; 0 takes a free one", low=0, high=65535)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TopicSettings:
+    """Where messages travel."""
+
+    root: str = option("$ota", "first level or levels of every topic")
+    identity: TopicIdentity = option(
+        TopicIdentity.PRODUCT_DEVICE, "what the broker proves: product and device, or device"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnrolSettings:
+    """Who may appear."""
+
+    policy: Enrol = option(Enrol.OPEN, "unknown devices: open takes them, listed refuses them, approve asks")
+    per_s: float = option(100.0, "unknown devices created per second, on average", low=0.001, high=1e6)
+    burst: int = option(1000, "unknown devices created at once", low=1, high=10**7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockSettings:
+    """Limits of the block plane."""
+
+    block_max: int = option(16384, "largest block, in bytes", low=16, high=65536)
+    window_max: int = option(16, "most blocks per request", low=1, high=256)
+    refusals_per_s: float = option(2.0, "refusals sent to one device, per second", low=0.001, high=1000)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferSettings:
+    """When a device is told that an update waits."""
+
+    resend_after_s: int = option(
+        60, "seconds without a block request before an offer is sent once more", low=1, high=_DAY_S
+    )
+    min_interval_s: float = option(30.0, "fewest seconds between two offers to one device", low=0, high=_DAY_S)
+    ticket_valid_s: int = option(_DAY_S, "seconds that a freshness ticket is valid", low=60, high=366 * _DAY_S)
+    public_url: str = option("", "image URL for devices of the public message shapes; holds {sha256}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeoutSettings:
+    """How long a deployment may stay where it is."""
+
+    stall_after_s: float = option(60.0, "seconds without a block request before a download counts as stalled", low=1)
+    offered_s: float = option(7.0 * _DAY_S, "seconds in OFFERED or DEFERRED", low=0.01)
+    downloading_s: float = option(float(_DAY_S), "seconds in DOWNLOADING since the last byte", low=0.01)
+    installing_s: float = option(3600.0, "seconds in INSTALLING", low=0.01)
+    trial_s: float = option(3600.0, "seconds in TRIAL", low=0.01)
+    canceling_s: float = option(float(_DAY_S), "seconds in CANCELING", low=0.01)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrySettings:
+    """What follows a failed attempt."""
+
+    max_attempts: int = option(3, "attempts per device, component and rollout", low=1, high=1000)
+    backoff_s: float = option(
+        60.0, "seconds before the second attempt; doubled before each further one", low=0, high=_DAY_S
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecuritySettings:
+    """Keys that the daemon uses. It never holds an author's key."""
+
+    trust: Path = option(Path("ota-trust.json"), "trust document: the public keys of authors and of the ticket key")
+    online_key: Path = option(Path("ota-online.pem"), "private key that signs freshness tickets")
+    allow_test_keys: bool = option(False, "accept manifests signed with the project's published test keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """What the daemon writes on stderr."""
+
+    level: LogLevel = option(LogLevel.INFO, "least severe level that is written")
+    json: bool = option(False, "one JSON object per line instead of text")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalSettings:
+    """The operators' local socket."""
+
+    socket: Path | None = option(None, "path of the socket; empty means ota-bridge.sock in data_dir")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Every setting, checked. `provenance` maps `section.key` to where its value came from."""
+
+    data_dir: Path = option(Path("ota-data"), "directory of the database, the artifacts and the lock")
+    broker: BrokerSettings = BrokerSettings()
+    embedded: EmbeddedSettings = EmbeddedSettings()
+    topics: TopicSettings = TopicSettings()
+    enrol: EnrolSettings = EnrolSettings()
+    blocks: BlockSettings = BlockSettings()
+    offers: OfferSettings = OfferSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    retries: RetrySettings = RetrySettings()
+    security: SecuritySettings = SecuritySettings()
+    log: LogSettings = LogSettings()
+    local: LocalSettings = LocalSettings()
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    file: Path | None = None
+
+    @classmethod
+    def load(cls, flags: Mapping[str, str], env: Mapping[str, str], cwd: Path, *, file: Path | None = None) -> "Config":
+        """Read everything; `flags` maps `section.key` to text, `file` is what `--config` named."""
+        path = _find_file(file, env, cwd)
+        found: dict[str, tuple[Any, str]] = {s.name: (s.default, "default") for s in SETTINGS}
+        if path is not None:
+            found |= _from_file(path)
+        found |= _from_env(env, cwd)
+        found |= {
+            name: (_setting(name, f"flag {name}").parse(text, f"flag {name}", cwd), "flag")
+            for name, text in flags.items()
+        }
+        config = _build({name: value for name, (value, _) in found.items()}, found, path)
+        _check_together(config)
+        return config
+
+    @property
+    def socket_path(self) -> Path:
+        """Where the operators' local socket is."""
+        return self.local.socket or self.data_dir / "ota-bridge.sock"
+
+    def value(self, name: str) -> Any:
+        """The value of `section.key`."""
+        section, dot, key = name.rpartition(".")
+        return getattr(getattr(self, section) if dot else self, key)
+
+    def shown(self, name: str) -> str:
+        """The value of `section.key` as text, with secrets hidden."""
+        return _setting(name, "configuration").shown(self.value(name))
+
+    def broker_address(self) -> BrokerAddress | None:
+        """Who the control link is to which broker; None for the embedded one. Reads `password_file`."""
+        if not self.broker.url:
+            return None
+        broker = self.broker
+        tls = TlsFiles(ca=broker.ca, certificate=broker.certificate, key=broker.key)
+        address = parse_broker_url(broker.url, tls=tls)
+        password = broker.password or _first_line(broker.password_file) or address.password
+        return BrokerAddress(
+            host=address.host,
+            port=address.port,
+            tls=address.tls,
+            username=broker.username or address.username,
+            password=password,
+        )
+
+    def blocks_address(self) -> BrokerAddress | None:
+        """The same for the block link, which may have a user of its own."""
+        control = self.broker_address()
+        if control is None or not self.broker.blocks_username:
+            return control
+        return BrokerAddress(
+            host=control.host,
+            port=control.port,
+            tls=control.tls,
+            username=self.broker.blocks_username,
+            password=self.broker.blocks_password or None,
+        )
+
+
+def _records() -> Iterator[tuple[str, type[Any]]]:
+    yield "", Config
+    for name, hint in typing.get_type_hints(Config).items():
+        if isinstance(hint, type) and hint.__name__.endswith("Settings"):
+            yield f"{name}.", hint
+
+
+SETTINGS: Final[Sequence[Setting]] = tuple(
+    setting for prefix, record in _records() for setting in settings_of(record, prefix)
+)
+"""The table of rule 1, in the order in which it is shown."""
+
+_BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
+_SECTIONS: Final = tuple(prefix.rstrip(".") for prefix, _ in _records() if prefix)
+
+
+def _setting(name: str, origin: str) -> Setting:
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    raise ConfigError(f"{origin}: {name[:60]!r} is not a setting{nearest(name, list(_BY_NAME))}")
+
+
+def _find_file(file: Path | None, env: Mapping[str, str], cwd: Path) -> Path | None:
+    for named, origin in ((file, "--config"), (env.get(FILE_ENV) or None, FILE_ENV)):
+        if named is not None:
+            path = cwd / named
+            if not path.is_file():
+                raise ConfigError(f"{origin}: there is no file {path}")
+            return path
+    return next((path for path in (cwd / FILE_NAME, SYSTEM_FILE) if path.is_file()), None)
+
+
+def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
+    origin = f"file {path}"
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{origin}: {error.strerror}") from error
+    found: dict[str, tuple[Any, str]] = {}
+    for name, raw in _flat(document, origin):
+        setting = _setting(name, origin)
+        found[name] = (setting.parse(raw, origin, path.parent, typed=True), origin)
+    return found
+
+
+def _flat(document: Mapping[str, Any], origin: str) -> Iterator[tuple[str, object]]:
+    for key, value in document.items():
+        if key in _SECTIONS:
+            if not isinstance(value, dict):
+                raise ConfigError(f"{origin}: {key} is a section; write [{key}] and its keys below")
+            yield from ((f"{key}.{inner}", raw) for inner, raw in value.items())
+        elif isinstance(value, dict) and key not in _BY_NAME:
+            raise ConfigError(f"{origin}: [{key[:60]}] is not a section{nearest(key, _SECTIONS)}")
+        else:
+            yield key, value
+
+
+def _from_env(env: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
+    known = {setting.env_name: setting for setting in SETTINGS}
+    found: dict[str, tuple[Any, str]] = {}
+    for name, text in env.items():
+        if not name.startswith(ENV_PREFIX) or name == FILE_ENV:
+            continue
+        if name not in known:
+            if name.startswith(_FOREIGN_ENV):
+                continue
+            near = nearest(name, [*known, FILE_ENV])
+            raise ConfigError(f"environment: {name[:60]} is not a setting{near}")
+        setting = known[name]
+        found[setting.name] = (setting.parse(text, f"environment {name}", cwd), f"environment {name}")
+    return found
+
+
+def _build(values: Mapping[str, Any], found: Mapping[str, tuple[Any, str]], file: Path | None) -> Config:
+    sections = {
+        prefix[:-1]: record(**{item.name: values[prefix + item.name] for item in fields(record)})
+        for prefix, record in _records()
+        if prefix
+    }
+    provenance = {name: origin for name, (_, origin) in found.items()}
+    return Config(data_dir=values["data_dir"], provenance=provenance, file=file, **sections)
+
+
+def _first_line(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r") or None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"broker.password_file {path}: {error}") from error
+
+
+def _check_together(config: Config) -> None:
+    """What one setting alone cannot know; each sentence starts with where the value came from."""
+
+    def refuse(name: str, sentence: str) -> None:
+        raise ConfigError(f"{config.provenance[name]}: {name} {sentence}")
+
+    root = config.topics.root
+    if not root or root.startswith("/") or root.endswith("/") or "//" in root or not root.isprintable():
+        refuse("topics.root", f"{root[:60]!r}: one or more topic levels, no slash at either end")
+    if set(root) & set("+#"):
+        refuse("topics.root", f"{root[:60]!r}: no wildcards (+ and #) in a topic root")
+    if config.broker.url:
+        try:
+            parse_broker_url(config.broker.url)
+        except ConfigError as error:
+            refuse("broker.url", "cannot be used: " + re.sub("//.*@", f"//{HIDDEN}@", str(error)))
+    if (config.broker.certificate is None) != (config.broker.key is None):
+        given = "certificate" if config.broker.key is None else "key"
+        refuse(f"broker.{given}", "is given alone: broker.certificate and broker.key go together")
+    if config.broker.password and config.broker.password_file is not None:
+        refuse("broker.password", "and broker.password_file are both given; keep one")
+    if config.broker.blocks_password and not config.broker.blocks_username:
+        refuse("broker.blocks_password", "needs broker.blocks_username")
+    if config.offers.public_url and "{sha256}" not in config.offers.public_url:
+        refuse("offers.public_url", f"{config.offers.public_url[:60]!r}: must hold {{sha256}}")
+    if len(bytes(config.socket_path)) > _SOCKET_PATH_MAX_BYTES:
+        name = "local.socket" if config.local.socket else "data_dir"
+        refuse(
+            name,
+            f"makes the socket path {config.socket_path} too long: at most {_SOCKET_PATH_MAX_BYTES} bytes",
+        )

@@ -1,0 +1,416 @@
+"""The device's face of the core: `receive` a message, `tick` the clock. Dispatches; what a message means is elsewhere.
+
+Called on the store's writer thread, inside a transaction, one savepoint per message; what it returns is released in
+order after the commit, so nothing is acknowledged before it is durable. No exception for bad input leaves `receive`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, assert_never
+
+from ota_bridge.core.deployment import (
+    CHECK_IN,
+    OPEN,
+    Deployment,
+    DeploymentEvent,
+    Installed,
+    Meaning,
+    State,
+)
+from ota_bridge.core.errors import IllegalTransition
+from ota_bridge.core.fleet import CreationLimit, Device, DeviceState, Enrol, runs
+from ota_bridge.core.messages import (
+    BlockActivity,
+    BlockTrouble,
+    CheckIn,
+    CheckInRequest,
+    Encoding,
+    GrantsChanged,
+    Output,
+    Progress,
+    Rejected,
+    ReportAck,
+    ReportKey,
+    ReportState,
+    Uplink,
+)
+from ota_bridge.core.ports import ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.updates import Rules, Updates
+from ota_bridge.core.values import DeploymentId, DeviceId, Now
+
+MAX_TICK: Final = 200
+"""How many deployments one tick looks at, so that reports never wait long behind it."""
+
+PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
+    ReportState.DOWNLOADING: DeploymentEvent.DOWNLOADING,
+    ReportState.DOWNLOADED: DeploymentEvent.DOWNLOADED,
+    ReportState.BURNING: DeploymentEvent.GO,
+    ReportState.DONE: None,
+    ReportState.FAIL: DeploymentEvent.FAIL,
+    ReportState.ROLLED_BACK: DeploymentEvent.ROLLED_BACK,
+    ReportState.CANCELED: DeploymentEvent.CANCELED,
+    ReportState.TOO_LATE: DeploymentEvent.TOO_LATE,
+    ReportState.DEFER: DeploymentEvent.DEFER,
+    ReportState.REJECT: DeploymentEvent.REJECT,
+}
+"""What each reported state does to its deployment; "done" is a claim and moves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the acknowledgement of a progress report carries besides the key."""
+
+    go: tuple[DeploymentId, ...] = ()
+    stop: tuple[DeploymentId, ...] = ()
+
+
+class Bridge:
+    """See the module."""
+
+    def __init__(self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer) -> None:
+        self.rules = rules
+        self._verify = verify
+        self._ticket = ticket
+        self._creation = CreationLimit(per_s=rules.enrol_per_s, burst=rules.enrol_burst)
+
+    def updates(self, unit: UnitOfWork, now: Now) -> Updates:
+        """A unit of work's worth of changes under these rules."""
+        return Updates(unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket)
+
+    def receive(self, unit: UnitOfWork, message: Uplink, now: Now) -> list[Output]:
+        """Take one message in; returns what to do after the commit."""
+        updates = self.updates(unit, now)
+        match message:
+            case CheckIn():
+                self._check_in(updates, message)
+            case Progress():
+                self._progress(updates, message)
+            case BlockActivity():
+                self._block_activity(updates, message)
+            case BlockTrouble():
+                self._block_trouble(updates, message)
+            case Rejected():
+                self._rejected(updates, message)
+            case _ as unreachable:
+                assert_never(unreachable)
+        return updates.outputs
+
+    def tick(self, unit: UnitOfWork, now: Now) -> list[Output]:
+        """Do what has become due by `now`."""
+        updates = self.updates(unit, now)
+        for deployment in unit.deployments.due(now.wall, limit=MAX_TICK):
+            updates.look(deployment)
+            self._after(updates, deployment.device, deployment.id)
+        return updates.outputs
+
+    def next_deadline(self, unit: UnitOfWork) -> float | None:
+        """The wall time at which `tick` is wanted next."""
+        return unit.deployments.next_due_wall()
+
+    def all_grants(self, unit: UnitOfWork, now: Now) -> Iterator[GrantsChanged]:
+        """The whole authorisation table, for the start of the block plane."""
+        updates = self.updates(unit, now)
+        after: DeploymentId | None = None
+        done: set[DeviceId] = set()
+        while page := unit.deployments.all_open(after=after):
+            for device in {deployment.device for deployment in page} - done:
+                done.add(device)
+                yield updates.grants(device)
+            after = page[-1].id
+
+    # --- check-ins ---------------------------------------------------------------------------------------
+
+    def _check_in(self, updates: Updates, report: CheckIn) -> None:
+        device = updates.unit.devices.get(report.device) or self._enrol(updates, report)
+        if device is None:
+            return
+        fresh, moves = self._record(updates, device, report.key, "report_version", report)
+        if not fresh:
+            return
+        device = updates.unit.devices.get(report.device) or device
+        if not moves:
+            _acknowledge(updates, device, report.key)
+            return
+        self._tell_changes(updates, device, report)
+        device = device.checked_in(report, updates.now.wall)
+        updates.unit.devices.put(device)
+        _acknowledge(updates, device, report.key)
+        if device.state is not DeviceState.ACTIVE:
+            return
+        for deployment in updates.unit.deployments.open_of(device.id):
+            device = self._meaning(updates, device, deployment, report)
+        updates.reconcile(device)
+
+    def _enrol(self, updates: Updates, report: CheckIn) -> Device | None:
+        """A device that was never seen: create it if policy and rate allow; else None, and it is not acknowledged."""
+        rules = self.rules
+        reason = ""
+        if rules.enrol is Enrol.LISTED:
+            reason = "not listed; add it with: device add"
+        elif rules.unique_names and any(
+            known.id.name == report.device.name for known in updates.unit.devices.named(report.device.name)
+        ):
+            reason = "this name is registered with another product"
+        # The limit also bounds how often the refusal is told.
+        if not self._creation.allow(updates.now.mono):
+            return None
+        if reason:
+            updates.tell(report.device, "refused", reason=reason)
+            return None
+        pending = rules.enrol is Enrol.APPROVE
+        device = Device(
+            id=report.device,
+            state=DeviceState.PENDING if pending else DeviceState.ACTIVE,
+            created_wall=updates.now.wall,
+            hw=report.hw,
+        )
+        updates.unit.devices.put(device)
+        updates.tell(device.id, "enrolled", state=device.state, hw=report.hw)
+        return device
+
+    def _tell_changes(self, updates: Updates, device: Device, report: CheckIn) -> None:
+        if device.hw and report.hw and report.hw not in {device.hw, device.hw_reported}:
+            updates.tell(device.id, "hw_changed", registered=device.hw, reported=report.hw)
+        for component, part in report.parts.items():
+            before = device.parts.get(component)
+            if before is not None and before.version != part.version:
+                updates.tell(
+                    device.id, "version_changed", component=component, before=before.version, after=part.version
+                )
+                if not any(open_.component == component for open_ in updates.unit.deployments.open_of(device.id)):
+                    self._tell_regression(updates, device, component, before.version, part.version)
+
+    def _tell_regression(self, updates: Updates, device: Device, component: str, before: str, after: str) -> None:
+        """A confirmed device that comes back with another version is an event of its own, which gates count."""
+        latest = next((d for d in updates.unit.deployments.recent_of(device.id) if d.component == component), None)
+        if latest is not None and latest.state is State.CONFIRMED:
+            updates.tell(
+                device.id, "regressed", component=component, id=latest.id, release=latest.release, before=before,
+                after=after,
+            )  # fmt: skip
+
+    def _meaning(self, updates: Updates, device: Device, deployment: Deployment, report: CheckIn) -> Device:
+        release = updates.release_of(deployment)
+        installed = report.parts.get(deployment.component)
+        if installed is None:
+            return device
+        manifest = release.parts[deployment.component].manifest
+        shown = Installed.OLD
+        if runs(installed, version=release.version, image_sha256=manifest.sha256):
+            shown = Installed.OFFERED_TRIAL if installed.trial else Installed.OFFERED
+        boot = report.key.boot if report.key else None
+        new_boot = boot is None or boot != deployment.boot
+        meaning = CHECK_IN[shown, deployment.state, new_boot]
+        match meaning:
+            case Meaning.OFFER_AGAIN:
+                return updates.offer(device, deployment, answers_check_in=True)
+            case Meaning.CANCEL_AGAIN:
+                updates.say_cancel(device, deployment)
+            case Meaning.NOTHING:
+                pass
+            case DeploymentEvent():
+                cause = f"checked in with {deployment.component} {installed.version}"
+                updates.move(deployment, meaning, cause + (" on trial" if installed.trial else ""), boot=boot)
+        return device
+
+    # --- progress ----------------------------------------------------------------------------------------
+
+    def _progress(self, updates: Updates, report: Progress) -> None:
+        device = updates.unit.devices.get(report.device)
+        if device is None:
+            if self._creation.allow(updates.now.mono):
+                updates.outputs.append(CheckInRequest(device=report.device, encoding=Encoding.JSON))
+                updates.tell(report.device, "refused", reason="a progress report from a device that never checked in")
+            return
+        fresh, moves = self._record(updates, device, report.key, "report_progress", report)
+        if not fresh:
+            return
+        device = updates.unit.devices.get(report.device) or device
+        if report.key is not None and moves and device.boot != report.key.boot:
+            device = replace(device, boot=report.key.boot)
+        device = replace(device, last_report_wall=updates.now.wall)
+        updates.unit.devices.put(device)
+        deployment = self._named(updates, report)
+        answer = _Answer()
+        if moves and deployment is not None and deployment.is_open and device.state is DeviceState.ACTIVE:
+            answer = self._apply(updates, device, deployment, report)
+        elif report.state is ReportState.BURNING:
+            answer = _stop(report.deployment)
+        _acknowledge(updates, device, report.key, answer)
+        if deployment is not None:
+            self._after(updates, device.id, deployment.id)
+
+    def _named(self, updates: Updates, report: Progress) -> Deployment | None:
+        """The deployment that a report means, if it is the device's own."""
+        if report.deployment is None:
+            for deployment in updates.unit.deployments.open_of(report.device):
+                if deployment.component == report.component:
+                    return deployment
+            return None
+        found = updates.unit.deployments.get(report.deployment)
+        if found is None or found.device != report.device or found.component != report.component:
+            return None
+        return found
+
+    def _apply(self, updates: Updates, device: Device, deployment: Deployment, report: Progress) -> _Answer:
+        event = PROGRESS_EVENTS[report.state]
+        now = updates.now.wall
+        if report.state is ReportState.BURNING:
+            hindrance = self._hindrance(updates, deployment)
+            if hindrance:
+                updates.tell(device.id, "stopped", id=deployment.id, cause=hindrance)
+                if deployment.state is State.CANCELING:
+                    updates.say_cancel(device, deployment)
+                return _stop(deployment.id)
+        if event is None:
+            updates.schedule(replace(deployment, claimed_wall=now))
+            return _Answer()
+        changes: dict[str, object] = {}
+        if report.percent is not None:
+            changes["percent"] = report.percent
+        if event is DeploymentEvent.DEFER:
+            changes["retry_wall"] = now + (report.retry_after_s or updates.rules.pacing.resend_after_s)
+        elif event is DeploymentEvent.DOWNLOADING:
+            changes["last_block_wall"] = now
+        elif event is DeploymentEvent.GO:
+            changes["boot"] = report.key.boot if report.key else device.boot
+        elif event in {DeploymentEvent.FAIL, DeploymentEvent.REJECT}:
+            changes["result_code"] = report.result_code
+        try:
+            updates.move(deployment, event, _cause(report), **changes)
+        except IllegalTransition:
+            updates.tell(device.id, "ignored", id=deployment.id, said=report.state, state=deployment.state)
+            return _stop(deployment.id) if report.state is ReportState.BURNING else _Answer()
+        return _Answer(go=(deployment.id,)) if event is DeploymentEvent.GO else _Answer()
+
+    def _hindrance(self, updates: Updates, deployment: Deployment) -> str:
+        """Why an install must not begin, or nothing: closes cancel, pause and withdrawal in one place."""
+        if not deployment.can(DeploymentEvent.GO):
+            return f"the deployment is {deployment.state}"
+        if updates.release_of(deployment).state.value == "withdrawn":
+            return "the release is withdrawn"
+        rollout = updates.unit.rollouts.get(deployment.rollout) if deployment.rollout else None
+        if (
+            rollout is not None
+            and rollout.state is not RolloutState.RUNNING
+            and deployment.state is not State.INSTALLING
+        ):
+            return f"the rollout is {rollout.state}"
+        return ""
+
+    # --- what both have in common ------------------------------------------------------------------------
+
+    def _record(
+        self, updates: Updates, device: Device, key: ReportKey | None, kind: str, report: CheckIn | Progress
+    ) -> tuple[bool, bool]:
+        """Keep a report. Returns (is it new, may it move anything). A repeat is acknowledged again, no more."""
+        unit, moves = updates.unit, True
+        is_check_in = isinstance(report, CheckIn)
+        if key is not None:
+            seen = unit.reports.seen(device.id, key.boot, key.seq)
+            if seen == key.content:
+                updates.tell(device.id, "repeat", type=kind, boot=key.boot, seq=key.seq)
+                _acknowledge(updates, device, key, _Answer() if is_check_in else self._answer_again(updates, report))
+                return False, False
+            if key.boot != device.boot and unit.reports.knows_boot(device.id, key.boot):
+                moves = False
+            if seen is not None:
+                trouble = replace(device.trouble, clashes=device.trouble.clashes + 1)
+                unit.devices.put(replace(device, trouble=trouble))
+                updates.tell(device.id, "clash", type=kind, boot=key.boot, seq=key.seq)
+                moves = moves and is_check_in
+        if key is None or unit.reports.seen(device.id, key.boot, key.seq) is None:
+            unit.reports.add(
+                StoredReport(device=device.id, key=key, kind=kind, wall=updates.now.wall, body=report.body)
+            )
+        updates.tell(device.id, "report", moves=moves, report=report.body)
+        return True, moves
+
+    def _answer_again(self, updates: Updates, report: CheckIn | Progress) -> _Answer:
+        if not isinstance(report, Progress) or report.state is not ReportState.BURNING:
+            return _Answer()
+        deployment = self._named(updates, report)
+        if deployment is not None and deployment.state is State.INSTALLING:
+            return _Answer(go=(deployment.id,))
+        return _stop(report.deployment)
+
+    def _after(self, updates: Updates, device_id: DeviceId, deployment_id: DeploymentId) -> None:
+        """When a deployment has just ended, the device may be owed another."""
+        deployment = updates.unit.deployments.get(deployment_id)
+        device = updates.unit.devices.get(device_id)
+        if deployment is None or device is None or deployment.state in OPEN:
+            return
+        # A time-out says nothing about a device that is silent: it is planned again when it checks in.
+        if deployment.state is not State.TIMED_OUT and device.state is DeviceState.ACTIVE:
+            updates.reconcile(device)
+
+    # --- the block plane's batches -----------------------------------------------------------------------
+
+    def _block_activity(self, updates: Updates, activity: BlockActivity) -> None:
+        deployment = updates.unit.deployments.get(activity.deployment)
+        device = updates.unit.devices.get(activity.device)
+        if deployment is None or device is None or deployment.device != activity.device:
+            return
+        updates.unit.devices.put(replace(device, last_block_wall=activity.wall))
+        seen = deployment.with_activity(activity)
+        if seen.state in {State.QUEUED, State.OFFERED, State.DEFERRED}:
+            updates.move(seen, DeploymentEvent.BLOCKS, "asks for blocks")
+        elif seen.is_open:
+            cause = "asks for blocks" if deployment.stalled else seen.cause
+            updates.schedule(replace(seen, cause=cause))
+        else:
+            updates.unit.deployments.put(seen)
+
+    def _block_trouble(self, updates: Updates, trouble: BlockTrouble) -> None:
+        device = updates.unit.devices.get(trouble.device)
+        if device is None:
+            return
+        known = replace(
+            device.trouble,
+            refusal=trouble.refusal,
+            refusal_wall=trouble.wall,
+            refusals=device.trouble.refusals + trouble.count,
+        )
+        updates.unit.devices.put(replace(device, trouble=known))
+        updates.tell(device.id, "blocks_refused", reason=trouble.refusal.name.lower(), count=trouble.count)
+
+    def _rejected(self, updates: Updates, rejected: Rejected) -> None:
+        device = updates.unit.devices.get(rejected.device)
+        if device is None:
+            return
+        trouble = replace(
+            device.trouble,
+            rejected=device.trouble.rejected + 1,
+            rejected_reason=rejected.reason[:200],
+            rejected_wall=updates.now.wall,
+        )
+        updates.unit.devices.put(replace(device, trouble=trouble))
+        updates.tell(device.id, "rejected", reason=rejected.reason[:200])
+
+
+def _stop(deployment: DeploymentId | None) -> _Answer:
+    return _Answer(stop=(deployment,) if deployment is not None else ())
+
+
+def _acknowledge(updates: Updates, device: Device, key: ReportKey | None, answer: _Answer = _Answer()) -> None:
+    """Queue the acknowledgement of a committed report, for devices whose reports have a key."""
+    if key is not None:
+        updates.outputs.append(
+            ReportAck(
+                device=device.id,
+                encoding=device.encoding,
+                boot=key.boot,
+                seqs=(key.seq,),
+                go=answer.go,
+                stop=answer.stop,
+            )
+        )
+
+
+def _cause(report: Progress) -> str:
+    said = f"said {report.state}"
+    details = [text for text in (report.reason, report.result_msg) if text]
+    if report.result_code not in {"", "0"}:
+        details.insert(0, report.result_code)
+    return f"{said}: {' '.join(details)}" if details else said

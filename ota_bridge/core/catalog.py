@@ -1,0 +1,69 @@
+"""Releases: named versions of a product, one signed manifest per component.
+
+A release is immutable but for its state and for components added before its first rollout.
+Only ACTIVE releases are offered.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from ota_bridge.core.errors import Conflict
+from ota_bridge.core.manifest import ManifestFacts, class_id
+from ota_bridge.core.values import ReleaseId, Sha256
+
+
+class ReleaseState(StrEnum):
+    """Whether a release may be offered."""
+
+    ACTIVE = "active"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasePart:
+    """One component of a release: the signed envelope, what it says, and facts for other dialects."""
+
+    component: str
+    envelope: bytes
+    manifest: ManifestFacts
+    md5: str
+    """Lower-case hex, for devices of the public shape, which check nothing else."""
+    file_name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """A named version of a product."""
+
+    id: ReleaseId
+    product: str
+    version: str
+    hardware: tuple[str, ...]
+    """The hardware ids that the author named; each manifest's classes are derived from them."""
+    parts: Mapping[str, ReleasePart]
+    state: ReleaseState
+    created_wall: float
+    created_by: str
+
+    def with_part(self, part: ReleasePart) -> "Release":
+        """This release and one more component; raises Conflict if it has it already."""
+        if part.component in self.parts:
+            raise Conflict(f"release {self.id} already has a {part.component!r} component")
+        return replace(self, parts={**self.parts, part.component: part})
+
+    def withdrawn(self) -> "Release":
+        """This release, never to be offered again; raises Conflict if it is withdrawn already."""
+        if self.state is ReleaseState.WITHDRAWN:
+            raise Conflict(f"release {self.id} is already withdrawn")
+        return replace(self, state=ReleaseState.WITHDRAWN)
+
+
+def is_compatible(part: ReleasePart, product: str, hw: str) -> bool:
+    """True if the signed part names the class of a device of this product and hardware id."""
+    return class_id(part.manifest.vendor, product, hw) in part.manifest.classes
+
+
+def artifact_digests(part: ReleasePart) -> tuple[Sha256, Sha256]:
+    """The digests a device asks by: the image and its chunk list (named by the Merkle root)."""
+    return Sha256(part.manifest.sha256), Sha256(part.manifest.merkle_root)

@@ -1,0 +1,210 @@
+"""Why a device is where it is: one code and one sentence, from the records alone (`why DEVICE`)."""
+
+from dataclasses import dataclass
+from typing import Any, assert_never
+
+from ota_bridge.core.deployment import OPEN, Deployment, State
+from ota_bridge.core.fleet import Assignment, Device
+from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.rollout import policy
+from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.values import DeviceId, Now
+from ota_bridge.core.views import deployment_view, iso, percent_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """`code` for machines, `sentence` for people, `facts` behind both."""
+
+    device: DeviceId
+    code: str
+    sentence: str
+    facts: dict[str, Any]
+
+
+def why(unit: UnitOfWork, device: Device, retries: Retries, now: Now) -> Why:
+    """The one reason, most pressing first."""
+    open_now = unit.deployments.open_of(device.id)
+    latest = unit.deployments.recent_of(device.id, limit=1)
+    chosen = open_now[0] if open_now else (latest[0] if latest else None)
+    code, sentence = _reason(unit, device, chosen, retries, now)
+    notes = _notes(device, now)
+    facts: dict[str, Any] = {
+        "last_report": iso(device.last_report_wall),
+        "last_offer": iso(device.last_offer_wall),
+        "last_block": iso(device.last_block_wall),
+        "refusals": device.trouble.refusals,
+        "last_refusal": device.trouble.refusal.name.lower() if device.trouble.refusal else None,
+        "rejected": device.trouble.rejected,
+        "rejected_reason": device.trouble.rejected_reason or None,
+        "clashes": device.trouble.clashes,
+        "deployment": deployment_view(chosen) if chosen else None,
+    }
+    return Why(
+        device=device.id, code=code, sentence=f"{device.id}: {sentence}{''.join(f' ({note})' for note in notes)}.",
+        facts=facts,
+    )  # fmt: skip
+
+
+def _notes(device: Device, now: Now) -> list[str]:
+    """What was odd lately, beside the reason."""
+    notes: list[str] = []
+    due = device.next_check_in_wall
+    if due is not None and now.wall > due + 60:
+        notes.append(f"silent: it announced a check-in {_ago(now.wall - due)} ago and did not come")
+    if device.trouble.rejected_wall is not None and now.wall - device.trouble.rejected_wall < 3600:  # noqa: PLR2004
+        notes.append(f"{device.trouble.rejected} messages rejected, the last: {device.trouble.rejected_reason}")
+    if device.trouble.clashes:
+        notes.append(f"{device.trouble.clashes} reports reused the key of another: is its boot counter kept?")
+    return notes
+
+
+def _reason(
+    unit: UnitOfWork, device: Device, deployment: Deployment | None, retries: Retries, now: Now
+) -> tuple[str, str]:
+    obstacle = policy.may_take_part(device)
+    if obstacle is not None:
+        return obstacle.value, _obstacle_sentence(obstacle, device)
+    if deployment is not None and deployment.is_open:
+        return _open_reason(unit, device, deployment, now)
+    for component, assignment in sorted(device.assigned.items()):
+        found = _assigned_reason(unit, device, component, assignment, retries)
+        if found is not None:
+            return found
+    if deployment is not None:
+        return _ended_reason(deployment, now)
+    return _unassigned_reason(unit, device)
+
+
+def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: Now) -> tuple[str, str]:
+    what = f"{deployment.component} {deployment.release}"
+    since = _ago(now.wall - deployment.changed_wall)
+    rollout = unit.rollouts.get(deployment.rollout) if deployment.rollout else None
+    if rollout is not None and rollout.state is RolloutState.PAUSED and deployment.state is not State.CANCELING:
+        return "paused", f"rollout {rollout.id} of {what} was paused by {rollout.changed_by}"
+    match deployment.state:
+        case State.QUEUED:
+            return _queued_reason(device, deployment, what, now)
+        case State.OFFERED:
+            heard = _ago(now.wall - (device.last_report_wall or deployment.created_wall))
+            text = f"{what} was offered {deployment.offers} times, the device has not asked for a block"
+            return "offered", f"{text}; it was last heard {heard} ago"
+        case State.DEFERRED:
+            wait = max(0.0, (deployment.retry_wall or now.wall) - now.wall)
+            return "deferred", f"the device put {what} off; it is offered again in {_ago(wait)}"
+        case State.DOWNLOADING if deployment.stalled:
+            last = _ago(now.wall - (deployment.last_block_wall or deployment.changed_wall))
+            text = f"the download of {what} has stalled at {percent_of(deployment)} %"
+            return "stalled", f"{text}: no block was asked for since {last}"
+        case State.DOWNLOADING:
+            return "downloading", f"it is downloading {what}: {percent_of(deployment)} %, for {since}"
+        case State.DOWNLOADED:
+            return "downloaded", f"it has all of {what} and has not begun to install it for {since}"
+        case State.INSTALLING:
+            return "installing", f"it has been installing {what} for {since}; the next boot decides"
+        case State.TRIAL:
+            return "trial", f"it runs {what} on trial for {since} and has not confirmed it"
+        case State.CANCELING:
+            return "canceling", f"{what} was canceled ({deployment.cause}); the device has not answered for {since}"
+        case _:
+            return "ended", f"{what} ended {deployment.state}"
+
+
+def _queued_reason(device: Device, deployment: Deployment, what: str, now: Now) -> tuple[str, str]:
+    if deployment.retry_wall is not None and deployment.retry_wall > now.wall:
+        wait = _ago(deployment.retry_wall - now.wall)
+        return "waiting", f"attempt {deployment.attempt} of {what} waits {wait} more before it is offered"
+    if device.boot is None and device.proto > 0:
+        return "queued", f"{what} waits for the device's next check-in"
+    return "queued", f"{what} waits: {deployment.cause}"
+
+
+def _assigned_reason(
+    unit: UnitOfWork, device: Device, component: str, assignment: Assignment, retries: Retries
+) -> tuple[str, str] | None:
+    release = unit.releases.get(assignment.release)
+    if release is None or component not in release.parts:
+        return None
+    part = release.parts[component]
+    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part)
+    last: Deployment | None = None
+    if obstacle is None:
+        past = [
+            attempt
+            for attempt in unit.deployments.recent_of(device.id)
+            if attempt.component == component
+            and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
+            and attempt.state not in OPEN
+        ]
+        obstacle, _ = retries.verdict(past)
+        last = past[0] if past else None
+    if obstacle is None:
+        return "waiting", f"{component} {release.id} is assigned and opens with the next check-in"
+    if obstacle is Obstacle.RUNS_IT:
+        return "confirmed", f"it runs the assigned {component} {release.id}"
+    sentence = _obstacle_sentence(obstacle, device)
+    if last is not None:
+        sentence = f"{component} {release.id} ended {last.state} ({last.cause}) and {sentence}"
+    else:
+        sentence = f"{component} {release.id} does not go there: {sentence}"
+    return obstacle.value, sentence
+
+
+def _ended_reason(deployment: Deployment, now: Now) -> tuple[str, str]:
+    what = f"{deployment.component} {deployment.release}"
+    when = _ago(now.wall - deployment.changed_wall)
+    code = deployment.state.value.lower()
+    return code, f"{what} ended {deployment.state} {when} ago ({deployment.cause}); nothing else is assigned"
+
+
+def _unassigned_reason(unit: UnitOfWork, device: Device) -> tuple[str, str]:
+    """No deployment ever: say what each rollout of the product lacks, newest first."""
+    rollouts: list[Rollout] = list(unit.rollouts.all(product=device.id.product))
+    for rollout in reversed(rollouts):
+        release = unit.releases.get(rollout.release)
+        if release is None or rollout.state is not RolloutState.RUNNING:
+            continue
+        if not rollout.target.holds(device.id, release.id):
+            return "not_targeted", f"rollout {rollout.id} of {release.id} ({rollout.target}) does not include it"
+        for part in release.parts.values():
+            obstacle = policy.fits(device, release, part)
+            if obstacle is not None:
+                return obstacle.value, f"{release.id} does not go there: {_obstacle_sentence(obstacle, device)}"
+    return "idle", "no rollout concerns it"
+
+
+def _obstacle_sentence(obstacle: Obstacle, device: Device) -> str:
+    match obstacle:
+        case Obstacle.RETIRED:
+            return "it is retired"
+        case Obstacle.PENDING:
+            return "it waits for approval: device approve"
+        case Obstacle.NEVER_CHECKED_IN:
+            return "it has never checked in"
+        case Obstacle.HW_CONFLICT:
+            return f"it reports hardware {device.hw_reported} but is registered as {device.hw}: device replace decides"
+        case Obstacle.WRONG_HARDWARE:
+            return f"its hardware {device.hw or '(none reported)'} is not among those the author signed for"
+        case Obstacle.NO_SUCH_COMPONENT:
+            return f"the device reports only {', '.join(sorted(device.parts)) or 'nothing'}"
+        case Obstacle.WITHDRAWN:
+            return "the release is withdrawn"
+        case Obstacle.ANTI_ROLLBACK:
+            return "its manifest seq is not above what the device runs; sign it again with a higher one"
+        case Obstacle.RUNS_IT:
+            return "it runs it already"
+        case Obstacle.ATTEMPTS_USED:
+            return "all attempts are used; start a new rollout to try again"
+        case Obstacle.FINAL_REFUSAL:
+            return "the device refused it for good; the same bytes are not offered again"
+        case _ as unreachable:
+            assert_never(unreachable)
+
+
+def _ago(seconds: float) -> str:
+    seconds = max(0.0, seconds)
+    for unit_s, name in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * unit_s:
+            return f"{seconds / unit_s:.0f} {name}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,263 @@
+"""What devices and the bridge say to each other, in no dialect: uplinks, downlinks and what else the core puts out.
+
+A dialect turns wire messages into uplinks and downlinks into wire messages; the core knows only these. Sizes are in
+bytes, times in seconds. `body` of a report is the decoded message for people to read, never for decisions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ota_bridge.core.errors import BlockRefusal
+from ota_bridge.core.manifest import ManifestFacts
+from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, Sha256
+
+
+class Encoding(StrEnum):
+    """How a device wrote its last check-in, and so how it is answered."""
+
+    JSON = "json"
+    MSGPACK = "msgpack"
+
+
+class ReportState(StrEnum):
+    """The states that a progress report can name (native protocol §2)."""
+
+    DOWNLOADING = "downloading"
+    DOWNLOADED = "downloaded"
+    BURNING = "burning"
+    DONE = "done"
+    FAIL = "fail"
+    ROLLED_BACK = "rolled_back"
+    CANCELED = "canceled"
+    TOO_LATE = "too_late"
+    DEFER = "defer"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportKey:
+    """Names a report: (boot, seq). `content` is 8 bytes of SHA-256 over the payload, to tell a repeat from a clash."""
+
+    boot: int
+    seq: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstalledPart:
+    """What a device says runs in one component. `digest8` is empty and `seq` None where the device knows neither."""
+
+    version: str
+    seq: int | None = None
+    digest8: bytes = b""
+    trial: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckIn:
+    """A version report, which is also the device's poll."""
+
+    device: DeviceId
+    dialect: str
+    encoding: Encoding
+    key: ReportKey | None
+    parts: Mapping[str, InstalledPart]
+    proto: int = 0
+    """0: the public message shapes, served by URL; 1: the native protocol."""
+    hw: str | None = None
+    nonce: bytes | None = None
+    max_packet: int | None = None
+    max_block: int | None = None
+    max_window: int | None = None
+    next_s: int | None = None
+    have: tuple[tuple[bytes, int], ...] = ()
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """A progress report of one deployment. `deployment` None: the public shape, which names none."""
+
+    device: DeviceId
+    dialect: str
+    key: ReportKey | None
+    deployment: DeploymentId | None
+    component: str
+    state: ReportState
+    version: str | None = None
+    percent: int | None = None
+    result_code: str = "0"
+    result_msg: str = ""
+    retry_after_s: int | None = None
+    reason: str = ""
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockActivity:
+    """What the block plane saw of one deployment since it last told: sent in batches, never per block."""
+
+    device: DeviceId
+    deployment: DeploymentId
+    wall: float
+    """When the last block request came."""
+    bytes_sent: int
+    blocks_sent: int
+    requests: int
+    high_water_bytes: int
+    """The largest offset + length of the image served so far: the device's position as the bridge sees it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockTrouble:
+    """The last refusal that the block plane gave a device, and how many since it last told."""
+
+    device: DeviceId
+    wall: float
+    refusal: BlockRefusal
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """A message from a device's topic that could not be decoded or used: counted and shown in `why`."""
+
+    device: DeviceId
+    reason: str
+
+
+Uplink = CheckIn | Progress | BlockActivity | BlockTrouble | Rejected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockRequest:
+    """One request (native protocol §5): `count` blocks of `size` bytes from `offset`, or those `missing`."""
+
+    artifact: bytes
+    offset: int
+    size: int
+    count: int
+    missing: bytes | None = None
+
+
+# --- downlinks -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportAck:
+    """These reports of this boot are committed; `go`/`stop` answer `burning`."""
+
+    device: DeviceId
+    encoding: Encoding
+    boot: int
+    seqs: tuple[int, ...]
+    go: tuple[DeploymentId, ...] = ()
+    stop: tuple[DeploymentId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """The notice that an update waits, for a device of the native protocol."""
+
+    device: DeviceId
+    encoding: Encoding
+    deployment: DeploymentId
+    release: str
+    component: str
+    manifest: bytes
+    manifest_digest: Sha256
+    ticket: bytes | None
+    ticket_digest: Sha256 | None
+    boot: int
+    nonce: bytes | None
+    block_max: int
+    window_max: int
+    resend_after_s: int
+    max_packet: int | None
+    """The largest MQTT packet the device takes; a longer offer goes in the short form."""
+    apply_now: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicOffer:
+    """The notice in the public shape: five keys and a URL, for devices that report no native fields."""
+
+    device: DeviceId
+    deployment: DeploymentId
+    version: str
+    url: str
+    md5: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelUpdate:
+    """Stop this deployment if it is not too late."""
+
+    device: DeviceId
+    encoding: Encoding
+    deployment: DeploymentId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckInRequest:
+    """Please check in now."""
+
+    device: DeviceId
+    encoding: Encoding
+
+
+Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest
+
+
+# --- everything the core puts out ----------------------------------------------------------------------------
+
+
+class GrantState(StrEnum):
+    """What the block plane answers for a deployment's artifacts."""
+
+    OPEN = "open"
+    PAUSED = "paused"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """A device may fetch the image and the chunk list of this manifest. Only the image counts as progress."""
+
+    deployment: DeploymentId
+    rollout: RolloutId | None
+    state: GrantState
+    manifest: ManifestFacts
+    inline: tuple[tuple[Sha256, bytes], ...] = ()
+    """Small artifacts served from memory: the manifest and the ticket, by digest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantsChanged:
+    """All that this device may fetch from now on; replaces what was there. Applied before any later downlink."""
+
+    device: DeviceId
+    grants: tuple[Grant, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One line for operators: a report received or a state that changed. Plain JSON values only."""
+
+    device: DeviceId
+    wall: float
+    kind: str
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutChanged:
+    """The summary of this rollout should be published again."""
+
+    rollout: RolloutId
+
+
+Output = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | GrantsChanged | Event | RolloutChanged

@@ -1,0 +1,157 @@
+"""What the core asks of the outside, as small Protocols: one per aggregate, the unit of work, and two for signatures.
+
+Rules for every implementation (tests/contract runs over all of them):
+1. A unit of work is used on one thread, inside one transaction; nothing of it is visible outside before the commit.
+2. `put` writes the whole record, inserting or replacing by id. Records are values: what `get` returns never changes.
+3. Lists are ordered by id (transitions and reports: by time, then by order of insertion); `after` is exclusive.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import Deployment, State, Transition
+from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.manifest import ManifestFacts
+from ota_bridge.core.messages import ReportKey
+from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+
+
+class Releases(Protocol):
+    """The catalog."""
+
+    def get(self, release: ReleaseId) -> Release | None: ...
+    def put(self, release: Release) -> None: ...
+    def all(self, *, product: str | None = None) -> Sequence[Release]: ...
+
+
+class Devices(Protocol):
+    """The fleet."""
+
+    def get(self, device: DeviceId) -> Device | None: ...
+    def put(self, device: Device) -> None: ...
+    def named(self, name: str) -> Sequence[Device]:
+        """Devices of that name in any product, and those that carry it as a label."""
+        ...
+
+    def page(
+        self,
+        *,
+        product: str | None = None,
+        state: DeviceState | None = None,
+        tag: str | None = None,
+        after: DeviceId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Device]: ...
+    def count(self, *, product: str | None = None) -> int: ...
+
+
+class Deployments(Protocol):
+    """Attempts and their history."""
+
+    def get(self, deployment: DeploymentId) -> Deployment | None: ...
+    def put(self, deployment: Deployment) -> None: ...
+    def open_of(self, device: DeviceId) -> Sequence[Deployment]: ...
+    def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
+        """The device's deployments, newest first by creation."""
+        ...
+
+    def of_rollout(
+        self,
+        rollout: RolloutId,
+        *,
+        open_only: bool = False,
+        after: DeploymentId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Deployment]:
+        """Latest attempts only."""
+        ...
+
+    def all_open(self, *, after: DeploymentId | None = None, limit: int = 1000) -> Sequence[Deployment]: ...
+    def due(self, wall: float, *, limit: int = 500) -> Sequence[Deployment]:
+        """Open deployments with `due_wall` at or before `wall`, earliest first."""
+        ...
+
+    def next_due_wall(self) -> float | None: ...
+    def counts(self, rollout: RolloutId) -> Mapping[State, int]:
+        """Latest attempts by state; states with none are left out."""
+        ...
+
+    def record(self, transition: Transition) -> None: ...
+    def history(self, deployment: DeploymentId) -> Sequence[Transition]: ...
+    def shift_due(self, by_s: float) -> None:
+        """Move every `due_wall` and `retry_wall` by this much: the wall clock stepped."""
+        ...
+
+
+class Rollouts(Protocol):
+    """Rollouts."""
+
+    def get(self, rollout: RolloutId) -> Rollout | None: ...
+    def put(self, rollout: Rollout) -> None: ...
+    def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
+        """Oldest first by creation."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredReport:
+    """A report as it was received and acknowledged. `key` None: the device sends none."""
+
+    device: DeviceId
+    key: ReportKey | None
+    kind: str
+    wall: float
+    body: Mapping[str, Any]
+
+
+class Reports(Protocol):
+    """Every report that was acknowledged."""
+
+    def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
+        """The content of the report of that key, or None."""
+        ...
+
+    def knows_boot(self, device: DeviceId, boot: int) -> bool: ...
+    def add(self, report: StoredReport) -> None: ...
+    def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
+        """Newest first."""
+        ...
+
+
+class UnitOfWork(Protocol):
+    """All aggregates inside one transaction."""
+
+    @property
+    def releases(self) -> Releases: ...
+    @property
+    def devices(self) -> Devices: ...
+    @property
+    def deployments(self) -> Deployments: ...
+    @property
+    def rollouts(self) -> Rollouts: ...
+    @property
+    def reports(self) -> Reports: ...
+    def new_deployment_id(self) -> DeploymentId:
+        """12 random lower-case hex digits, unused."""
+        ...
+
+    def new_rollout_id(self) -> RolloutId:
+        """`r-` and 6 random lower-case hex digits, unused."""
+        ...
+
+
+class ManifestVerifier(Protocol):
+    """Checks an envelope against the authors that are trusted now."""
+
+    def __call__(self, envelope: bytes) -> ManifestFacts:
+        """What the manifest says; raises ManifestRefused."""
+        ...
+
+
+class TicketIssuer(Protocol):
+    """Signs freshness tickets with the online key; None where there is none."""
+
+    def __call__(self, device: DeviceId, nonce: bytes, manifest_digest: bytes, wall: float) -> bytes | None: ...

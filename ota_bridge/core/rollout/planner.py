@@ -1,0 +1,125 @@
+"""What should happen to one device: a pure, repeatable step. `updates` carries it out inside a unit of work.
+
+Running it twice on the same records gives the same answer, so a restart at any moment changes nothing.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import Deployment, State
+from ota_bridge.core.fleet import Assignment, Device
+from ota_bridge.core.rollout import policy
+from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.values import ReleaseId, RolloutId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """Open another attempt, with no offer before `not_before_wall`."""
+
+    component: str
+    release: Release
+    attempt: int
+    not_before_wall: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supersede:
+    """This open deployment is of a release that is no longer wanted."""
+
+    deployment: Deployment
+    cause: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """The component has an assignment that cannot be carried out."""
+
+    component: str
+    release: ReleaseId
+    obstacle: Obstacle
+
+
+Step = Open | Supersede | Blocked
+
+
+def assignments(
+    device: Device, rollouts: Sequence[Rollout], releases: Mapping[ReleaseId, Release]
+) -> Mapping[str, Assignment]:
+    """The standing assignments of a device: per component the newest running rollout that means it and fits it.
+
+    `rollouts`: all of the product, oldest first. An assignment stays when nothing newer takes its place.
+    """
+    assigned = dict(device.assigned)
+    age = {rollout.id: place for place, rollout in enumerate(rollouts)}
+    for place, rollout in enumerate(rollouts):
+        release = releases.get(rollout.release)
+        if rollout.state is not RolloutState.RUNNING or release is None:
+            continue
+        if not rollout.target.holds(device.id, release.id):
+            continue
+        for component, part in release.parts.items():
+            if policy.fits(device, release, part) is not None:
+                continue
+            held = assigned.get(component)
+            if held is None or held.rollout is None or age.get(held.rollout, -1) < place:
+                assigned[component] = Assignment(release=release.id, rollout=rollout.id)
+    return assigned
+
+
+def steps(
+    device: Device,
+    releases: Mapping[ReleaseId, Release],
+    past: Sequence[Deployment],
+    retries: Retries,
+    *,
+    canceled: Collection[RolloutId] = (),
+) -> list[Step]:
+    """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
+
+    The assignment of a canceled rollout stands only for a device that it had reached.
+    """
+    found: list[Step] = []
+    if policy.may_take_part(device) is not None:
+        return found
+    running = {deployment.component: deployment for deployment in past if deployment.is_open}
+    for component, assignment in sorted(device.assigned.items()):
+        current = running.get(component)
+        if current is not None:
+            if (current.release, current.rollout) != (assignment.release, assignment.rollout):
+                found.append(Supersede(deployment=current, cause=f"superseded by {assignment.release}"))
+            continue
+        release = releases.get(assignment.release)
+        if release is None or component not in release.parts:
+            continue
+        if assignment.rollout in canceled and not any(
+            attempt.rollout == assignment.rollout and attempt.state is State.CONFIRMED for attempt in past
+        ):
+            continue
+        found.extend(_attempt(device, component, release, past, retries))
+    return found
+
+
+def _attempt(
+    device: Device, component: str, release: Release, past: Sequence[Deployment], retries: Retries
+) -> list[Step]:
+    assignment = device.assigned[component]
+    part = release.parts[component]
+    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part)
+    if obstacle is Obstacle.RUNS_IT:
+        return []
+    earlier = [
+        attempt
+        for attempt in past
+        if attempt.component == component
+        and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
+    ]
+    not_before_wall: float | None = None
+    if obstacle is None:
+        obstacle, not_before_wall = retries.verdict(earlier)
+    if obstacle is not None:
+        return [Blocked(component=component, release=release.id, obstacle=obstacle)]
+    attempt = 1 + max((deployment.attempt for deployment in earlier), default=0)
+    return [Open(component=component, release=release, attempt=attempt, not_before_wall=not_before_wall)]

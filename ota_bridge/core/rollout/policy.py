@@ -1,0 +1,114 @@
+"""Pure verdicts: may this release go to this device, may it be tried again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState, is_compatible
+from ota_bridge.core.deployment import Deployment, State
+from ota_bridge.core.errors import RefusedReason
+from ota_bridge.core.fleet import Device, DeviceState, runs
+
+FINAL_REFUSALS: Final = frozenset(
+    {
+        RefusedReason.SIG,
+        RefusedReason.TYPE,
+        RefusedReason.CLASS,
+        RefusedReason.ROLLBACK,
+        RefusedReason.DEP,
+        RefusedReason.SIZE,
+        RefusedReason.PRECURSOR,
+    }
+)
+"""Trying again cannot help: the same bytes will be refused again."""
+
+MAX_ROLLED_BACK: Final = 2
+"""How often a device that went back by itself gets the same image: once for a power cut, not for a bad image."""
+
+
+class Obstacle(StrEnum):
+    """Why a component of a release does not go to a device."""
+
+    RETIRED = "retired"
+    PENDING = "pending"
+    NEVER_CHECKED_IN = "never_checked_in"
+    HW_CONFLICT = "hw_conflict"
+    WRONG_HARDWARE = "wrong_hardware"
+    NO_SUCH_COMPONENT = "no_such_component"
+    WITHDRAWN = "withdrawn"
+    ANTI_ROLLBACK = "anti_rollback"
+    RUNS_IT = "runs_it"
+    ATTEMPTS_USED = "attempts_used"
+    FINAL_REFUSAL = "final_refusal"
+
+
+def may_take_part(device: Device) -> Obstacle | None:
+    """What keeps a device out of every rollout, or None."""
+    if device.state is DeviceState.RETIRED:
+        return Obstacle.RETIRED
+    if device.state is DeviceState.PENDING:
+        return Obstacle.PENDING
+    if device.last_report_wall is None or not device.parts:
+        return Obstacle.NEVER_CHECKED_IN
+    if device.has_hw_conflict:
+        return Obstacle.HW_CONFLICT
+    return None
+
+
+def fits(device: Device, release: Release, part: ReleasePart) -> Obstacle | None:
+    """What keeps this part of a release from this device, or None. Says nothing of what it runs now."""
+    if release.state is ReleaseState.WITHDRAWN:
+        return Obstacle.WITHDRAWN
+    if device.hw is None:
+        # A device of the public shape names no hardware; the release's product is all there is to compare.
+        if device.proto > 0:
+            return Obstacle.WRONG_HARDWARE
+    elif not is_compatible(part, device.id.product, device.hw):
+        return Obstacle.WRONG_HARDWARE
+    if part.component not in device.parts:
+        return Obstacle.NO_SUCH_COMPONENT
+    return None
+
+
+def is_needed(device: Device, release: Release, part: ReleasePart) -> Obstacle | None:
+    """What makes this part unnecessary or impossible on what the device runs now, or None."""
+    installed = device.parts[part.component]
+    manifest = part.manifest
+    if runs(installed, version=release.version, image_sha256=manifest.sha256):
+        return Obstacle.RUNS_IT
+    if installed.seq is not None and manifest.seq <= installed.seq:
+        return Obstacle.ANTI_ROLLBACK
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """How often a release is tried on one device, and how long to wait in between."""
+
+    max_attempts: int = 3
+    backoff_s: float = 60
+
+    def verdict(self, attempts: Sequence[Deployment]) -> tuple[Obstacle | None, float | None]:
+        """May there be another attempt, and not before which wall time?
+
+        `attempts`: earlier ones of this release, component and rollout, newest first, all terminal.
+        Those since the last CONFIRMED count: a device that is reset after a success starts afresh, and so does another
+        rollout of the release.
+        """
+        streak: list[Deployment] = []
+        for attempt in attempts:
+            if attempt.state is State.CONFIRMED:
+                break
+            streak.append(attempt)
+        if not streak:
+            return None, None
+        last = streak[0]
+        if last.state is State.REJECTED or last.result_code in FINAL_REFUSALS:
+            return Obstacle.FINAL_REFUSAL, None
+        if sum(attempt.state is State.ROLLED_BACK for attempt in streak) >= MAX_ROLLED_BACK:
+            return Obstacle.ATTEMPTS_USED, None
+        begun = [attempt for attempt in streak if attempt.has_begun or attempt.state is not State.TIMED_OUT]
+        if len(begun) >= self.max_attempts:
+            return Obstacle.ATTEMPTS_USED, None
+        return None, last.changed_wall + self.backoff_s * 4.0 ** max(len(begun) - 1, 0)

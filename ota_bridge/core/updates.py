@@ -1,0 +1,397 @@
+"""Moves deployments inside one unit of work and collects what has to be said afterwards.
+
+`bridge` (devices) and `operations` (operators) both work through it, so a transition is recorded, told and granted in
+exactly one place. Outputs are released after the commit, in order.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.delivery import Due, Pacing, is_served
+from ota_bridge.core.deployment import Deployment, DeploymentEvent, State, Transition
+from ota_bridge.core.errors import ManifestRefused
+from ota_bridge.core.fleet import Device, Enrol
+from ota_bridge.core.messages import (
+    CancelUpdate,
+    Event,
+    Grant,
+    GrantsChanged,
+    GrantState,
+    Offer,
+    Output,
+    PublicOffer,
+    RolloutChanged,
+)
+from ota_bridge.core.ports import ManifestVerifier, TicketIssuer, UnitOfWork
+from ota_bridge.core.rollout import planner, policy
+from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
+
+SHORT_PACKET_BYTES = 4096
+"""Devices that take less may need the short form of an offer, and fetch manifest and ticket as artifacts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The settings of the core."""
+
+    enrol: Enrol = Enrol.OPEN
+    enrol_per_s: float = 100
+    enrol_burst: int = 1000
+    unique_names: bool = False
+    """True: user names cannot hold a `/`, so a device name belongs to one product only (native protocol §1)."""
+    block_max: int = 16_384
+    window_max: int = 16
+    public_url: str = ""
+    """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
+    pacing: Pacing = field(default_factory=Pacing)
+    retries: Retries = field(default_factory=Retries)
+
+
+@dataclass(slots=True, kw_only=True)
+class Updates:
+    """One unit of work's worth of changes."""
+
+    unit: UnitOfWork
+    now: Now
+    rules: Rules
+    verify: ManifestVerifier
+    ticket: TicketIssuer
+    outputs: list[Output] = field(default_factory=list)
+    _granted: dict[DeviceId, None] = field(default_factory=dict)
+
+    # --- telling -----------------------------------------------------------------------------------------
+
+    def tell(self, device: DeviceId, kind: str, **data: Any) -> None:
+        """An event line for operators."""
+        self.outputs.append(Event(device=device, wall=self.now.wall, kind=kind, data=data))
+
+    def release_of(self, deployment: Deployment) -> Release:
+        """The release of a deployment."""
+        release = self.unit.releases.get(deployment.release)
+        assert release is not None, "a deployment's release is never deleted"
+        return release
+
+    # --- moving ------------------------------------------------------------------------------------------
+
+    def move(self, deployment: Deployment, event: DeploymentEvent, cause: str, **changes: Any) -> Deployment:
+        """Apply `event`; raises IllegalTransition. Records it, tells it, and revises what the device may fetch."""
+        moved = replace(deployment.moved(event, cause, self.now.wall), **changes)
+        moved = self.schedule(moved)
+        self.unit.deployments.record(
+            Transition(
+                deployment=moved.id,
+                wall=self.now.wall,
+                event=event,
+                before=deployment.state,
+                after=moved.state,
+                cause=cause,
+            )
+        )
+        if moved.state is not deployment.state:
+            self.tell(
+                moved.device,
+                "state",
+                id=moved.id,
+                component=moved.component,
+                release=moved.release,
+                rollout=moved.rollout,
+                attempt=moved.attempt,
+                before=deployment.state,
+                after=moved.state,
+                cause=cause,
+            )
+            self._rollout_changed(moved.rollout)
+            if is_served(moved) != is_served(deployment):
+                self.grant(moved.device)
+        return moved
+
+    def schedule(self, deployment: Deployment) -> Deployment:
+        """Set when `tick` must look at it again, and store it."""
+        due = None if self._is_paused(deployment) else self.rules.pacing.next_due(deployment)
+        scheduled = replace(deployment, due_wall=due[0] if due else None)
+        self.unit.deployments.put(scheduled)
+        return scheduled
+
+    def _is_paused(self, deployment: Deployment) -> bool:
+        if deployment.rollout is None or not is_served(deployment):
+            return False
+        rollout = self.unit.rollouts.get(deployment.rollout)
+        return rollout is not None and rollout.state is RolloutState.PAUSED
+
+    def _rollout_changed(self, rollout: RolloutId | None) -> None:
+        if rollout is not None:
+            changed = RolloutChanged(rollout=rollout)
+            if changed not in self.outputs:
+                self.outputs.append(changed)
+
+    # --- granting ----------------------------------------------------------------------------------------
+
+    def grant(self, device_id: DeviceId) -> None:
+        """Tell the block plane what this device may fetch now."""
+        self.outputs.append(self.grants(device_id))
+
+    def grants(self, device_id: DeviceId) -> GrantsChanged:
+        """What this device may fetch, from the database."""
+        device = self.unit.devices.get(device_id)
+        found: list[Grant] = []
+        for deployment in self.unit.deployments.open_of(device_id) if device is not None else ():
+            release = self.release_of(deployment)
+            withdrawn = release.state.value == "withdrawn"
+            if not is_served(deployment) and not (withdrawn and deployment.state is State.CANCELING):
+                continue
+            state = GrantState.WITHDRAWN if withdrawn else GrantState.OPEN
+            if self._is_paused(deployment):
+                state = GrantState.PAUSED
+            part = release.parts[deployment.component]
+            assert device is not None
+            found.append(
+                Grant(
+                    deployment=deployment.id,
+                    rollout=deployment.rollout,
+                    state=state,
+                    manifest=part.manifest,
+                    inline=self._inline(device, deployment, part.envelope, part.manifest.digest),
+                )
+            )
+        return GrantsChanged(device=device_id, grants=tuple(found))
+
+    def _inline(
+        self, device: Device, deployment: Deployment, envelope: bytes, digest: bytes
+    ) -> tuple[tuple[Sha256, bytes], ...]:
+        inline = [(Sha256(digest), envelope)]
+        if device.max_packet is not None and device.max_packet < SHORT_PACKET_BYTES:
+            ticket = self._ticket(device, deployment, digest)
+            if ticket is not None:
+                inline.append((sha256(ticket), ticket))
+        return tuple(inline)
+
+    def _ticket(self, device: Device, deployment: Deployment, digest: bytes) -> bytes | None:
+        # The time of the offer, not of the call: the same offer has the same ticket after a restart.
+        if device.nonce is None or deployment.offered_wall is None:
+            return None
+        return self.ticket(device.id, device.nonce, digest, deployment.offered_wall)
+
+    # --- planning ----------------------------------------------------------------------------------------
+
+    def reconcile(self, device: Device) -> Device:
+        """Bring the device's deployments in line with what it is assigned; offers what can be offered now."""
+        product = device.id.product
+        rollouts = self.unit.rollouts.all(product=product)
+        releases: dict[ReleaseId, Release] = {}
+        for name in {rollout.release for rollout in rollouts} | {held.release for held in device.assigned.values()}:
+            release = self.unit.releases.get(name)
+            if release is not None:
+                releases[name] = release
+        if policy.may_take_part(device) is None:
+            assigned = planner.assignments(device, rollouts, releases)
+            if assigned != device.assigned:
+                device = replace(device, assigned=assigned)
+                self.unit.devices.put(device)
+        past = self.unit.deployments.recent_of(device.id)
+        canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
+        for step in planner.steps(device, releases, past, self.rules.retries, canceled=canceled):
+            match step:
+                case planner.Open():
+                    device = self._open(device, step, past)
+                case planner.Supersede():
+                    self.cancel(device, step.deployment, step.cause)
+                    if step.deployment.state is State.QUEUED:
+                        return self.reconcile(device)
+                case planner.Blocked():
+                    pass  # `why` derives the same verdict again from the same records
+        return device
+
+    def _open(self, device: Device, step: planner.Open, past: Sequence[Deployment]) -> Device:
+        assignment = device.assigned[step.component]
+        for earlier in past:
+            if earlier.latest and (earlier.component, earlier.rollout) == (
+                step.component,
+                assignment.rollout,
+            ):
+                self.unit.deployments.put(replace(earlier, latest=False))
+        part = step.release.parts[step.component]
+        deployment = Deployment(
+            id=self.unit.new_deployment_id(),
+            device=device.id,
+            component=step.component,
+            release=step.release.id,
+            rollout=assignment.rollout,
+            attempt=step.attempt,
+            state=State.QUEUED,
+            cause="waiting to be offered",
+            created_wall=self.now.wall,
+            changed_wall=self.now.wall,
+            size_bytes=part.manifest.size_bytes,
+            old_version=device.parts[step.component].version,
+            retry_wall=step.not_before_wall,
+        )
+        deployment = self.schedule(deployment)
+        self.unit.deployments.record(
+            Transition(
+                deployment=deployment.id,
+                wall=self.now.wall,
+                event="opened",
+                before=None,
+                after=State.QUEUED,
+                cause=f"assigned {step.release.id}",
+            )
+        )
+        self.tell(
+            device.id,
+            "state",
+            id=deployment.id,
+            component=deployment.component,
+            release=deployment.release,
+            rollout=deployment.rollout,
+            attempt=deployment.attempt,
+            before=None,
+            after=State.QUEUED,
+            cause=f"assigned {step.release.id}",
+        )
+        self._rollout_changed(deployment.rollout)
+        self.grant(device.id)
+        return self.offer(device, deployment, answers_check_in=True)
+
+    # --- offering ----------------------------------------------------------------------------------------
+
+    def offer(self, device: Device, deployment: Deployment, *, answers_check_in: bool) -> Device:
+        """Send the notice if it may go out now; else `tick` comes back when it may.
+
+        `answers_check_in` starts a new pair of notices: the first, and one more after `resend_after_s`.
+        """
+        if answers_check_in and deployment.resent:
+            deployment = self.schedule(replace(deployment, resent=False))
+        if self._is_paused(deployment) or not deployment.can(DeploymentEvent.OFFER):
+            return device
+        earliest = max(
+            deployment.retry_wall or 0.0,
+            self.rules.pacing.earliest_offer_wall(device.last_offer_wall, self.now.wall)
+            if device.last_offer_wall != self.now.wall
+            else 0.0,
+        )
+        if earliest > self.now.wall:
+            self.schedule(replace(deployment, retry_wall=earliest))
+            return device
+        release = self.release_of(deployment)
+        notice = self._notice(device, deployment, release)
+        if isinstance(notice, str):
+            self.unit.deployments.put(replace(deployment, cause=notice, due_wall=None))
+            if notice != deployment.cause:
+                self.tell(device.id, "not_offered", id=deployment.id, release=deployment.release, cause=notice)
+            return device
+        moved = self.move(
+            deployment,
+            DeploymentEvent.OFFER,
+            "offered" if deployment.offers == 0 else f"offered {deployment.offers + 1} times",
+            offers=deployment.offers + 1,
+            offered_wall=self.now.wall,
+            retry_wall=None,
+            resent=not answers_check_in,
+        )
+        self.outputs.append(self._with_ticket(notice, device, moved))
+        if device.max_packet is not None and device.max_packet < SHORT_PACKET_BYTES:
+            # The ticket may have to be fetched, so it must be in the table before the notice.
+            self.outputs.insert(len(self.outputs) - 1, self.grants(device.id))
+        self.tell(device.id, "offer", id=moved.id, release=moved.release, offers=moved.offers)
+        device = replace(device, last_offer_wall=self.now.wall)
+        self.unit.devices.put(device)
+        return device
+
+    def _notice(self, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
+        part = release.parts[deployment.component]
+        try:
+            self.verify(part.envelope)
+        except ManifestRefused as refused:
+            return f"the manifest no longer holds ({refused}); check the trust document"
+        if device.proto == 0:
+            if not self.rules.public_url:
+                return "the device downloads by URL and offers.public_url is not set"
+            return PublicOffer(
+                device=device.id,
+                deployment=deployment.id,
+                version=release.version,
+                url=self.rules.public_url.replace("{sha256}", part.manifest.sha256.hex()),
+                md5=part.md5,
+                size_bytes=part.manifest.size_bytes,
+            )
+        if device.boot is None:
+            return "the device has not checked in"
+        return Offer(
+            device=device.id,
+            encoding=device.encoding,
+            deployment=deployment.id,
+            release=deployment.release,
+            component=deployment.component,
+            manifest=part.envelope,
+            manifest_digest=Sha256(part.manifest.digest),
+            ticket=None,
+            ticket_digest=None,
+            boot=device.boot,
+            nonce=device.nonce,
+            block_max=min(self.rules.block_max, device.max_block or self.rules.block_max),
+            window_max=min(self.rules.window_max, device.max_window or self.rules.window_max),
+            resend_after_s=int(self.rules.pacing.resend_after_s),
+            max_packet=device.max_packet,
+        )
+
+    def _with_ticket(self, notice: Offer | PublicOffer, device: Device, deployment: Deployment) -> Offer | PublicOffer:
+        if isinstance(notice, PublicOffer):
+            return notice
+        ticket = self._ticket(device, deployment, notice.manifest_digest)
+        return replace(notice, ticket=ticket, ticket_digest=sha256(ticket) if ticket is not None else None)
+
+    # --- canceling ---------------------------------------------------------------------------------------
+
+    def cancel(self, device: Device, deployment: Deployment, cause: str) -> bool:
+        """Ask for this deployment to stop; False where it is too late."""
+        if not deployment.can(DeploymentEvent.CANCEL):
+            return False
+        moved = self.move(deployment, DeploymentEvent.CANCEL, cause, boot=device.boot)
+        if moved.state is State.CANCELING:
+            self.say_cancel(device, moved)
+        return True
+
+    def say_cancel(self, device: Device, deployment: Deployment) -> None:
+        """Send the cancel notice (again). Devices of the public shape have none and are left to their time-out."""
+        if device.proto > 0:
+            self.outputs.append(CancelUpdate(device=device.id, encoding=device.encoding, deployment=deployment.id))
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    def look(self, deployment: Deployment) -> None:
+        """A deployment's time has come: offer it, mark it stalled, or end it."""
+        due = None if self._is_paused(deployment) else self.rules.pacing.next_due(deployment)
+        device = self.unit.devices.get(deployment.device)
+        if due is None or device is None:
+            self.unit.deployments.put(replace(deployment, due_wall=None))
+            return
+        when, what = due
+        if when > self.now.wall:
+            self.schedule(deployment)
+            return
+        if what is Due.OFFER:
+            first = deployment.state is not State.OFFERED or deployment.retry_wall is not None
+            self.offer(device, deployment, answers_check_in=first)
+            return
+        if what is Due.STALL:
+            idle_s = round(self.rules.pacing.stall_after_s)
+            stalled = self.schedule(replace(deployment, stalled=True, cause=f"no block for {idle_s} s"))
+            self.tell(
+                device.id,
+                "stalled",
+                id=stalled.id,
+                position_bytes=stalled.high_water_bytes,
+                size_bytes=stalled.size_bytes,
+            )
+            return
+        self.move(deployment, DeploymentEvent.TIME_OUT, f"{deployment.state} for too long")
+
+
+def sha256(data: bytes) -> Sha256:
+    """The digest that an artifact is asked for by."""
+    return Sha256(hashlib.sha256(data).digest())

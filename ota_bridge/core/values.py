@@ -1,0 +1,105 @@
+"""The small values that everything else is made of: names, time, content digests.
+
+Each validates itself at construction and says what is allowed. Names go into MQTT topics and file names, so
+their alphabets hold no `/`, `+`, `#`, NUL or space (native protocol §1).
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from ota_bridge.core.errors import InvalidInput
+
+DeploymentId = NewType("DeploymentId", str)
+"""Names one deployment on the wire: 12 lower-case hex digits, random, so a restored database never reuses one."""
+
+RolloutId = NewType("RolloutId", str)
+ReleaseId = NewType("ReleaseId", str)
+"""`{product}/{version}`."""
+
+Sha256 = NewType("Sha256", bytes)
+"""32 bytes: a SHA-256 digest, of an artifact unless the name says otherwise."""
+
+FIRMWARE: Final = "firmware"
+"""The component of a device that reports no components."""
+
+MIN_PREFIX_BYTES: Final = 8
+"""The shortest digest prefix that names an artifact on the wire (native protocol §5)."""
+
+MAX_ARTIFACT_BYTES: Final = 1 << 40
+"""A bound on sizes that come from outside; offsets are 64-bit."""
+
+_SHOWN: Final = 40
+_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_COMPONENT: Final = re.compile(r"[a-z0-9_-]{1,16}")
+_VERSION: Final = re.compile(r"[A-Za-z0-9._+~:-]{1,32}")
+_HARDWARE: Final = re.compile(r"[A-Za-z0-9._+:-]{1,32}")
+_TAG: Final = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
+
+
+def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
+    if not pattern.fullmatch(text):
+        shown = text[:40] + "…" if len(text) > _SHOWN else text
+        raise InvalidInput(f"{what} {shown!r} is not valid: allowed is {pattern.pattern}")
+    return text
+
+
+def checked_component(text: str) -> str:
+    """`text` if it can name a component; raises InvalidInput."""
+    return _checked(_COMPONENT, text, "component")
+
+
+def checked_version(text: str) -> str:
+    """`text` if it can be a version; raises InvalidInput."""
+    return _checked(_VERSION, text, "version")
+
+
+def checked_hardware_id(text: str) -> str:
+    """`text` if it can be a hardware id; raises InvalidInput."""
+    return _checked(_HARDWARE, text, "hardware id")
+
+
+def checked_product(text: str) -> str:
+    """`text` if it can name a product; raises InvalidInput."""
+    return _checked(_NAME, text, "product")
+
+
+def checked_tag(text: str) -> str:
+    """`text` if it can be a tag; raises InvalidInput."""
+    return _checked(_TAG, text, "tag")
+
+
+def release_id(product: str, version: str) -> ReleaseId:
+    """The id of a release."""
+    return ReleaseId(f"{checked_product(product)}/{checked_version(version)}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DeviceId:
+    """Who a device is: the two topic levels that the broker's access rules prove."""
+
+    product: str
+    name: str
+
+    def __post_init__(self) -> None:
+        _checked(_NAME, self.product, "product")
+        _checked(_NAME, self.name, "device name")
+
+    def __str__(self) -> str:
+        return f"{self.product}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> "DeviceId":
+        """Read `product/name`; raises InvalidInput."""
+        product, slash, name = text.partition("/")
+        if not slash:
+            raise InvalidInput(f"device {text[:80]!r}: write it as PRODUCT/NAME")
+        return cls(product, name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """One reading of the clocks: `wall` in seconds since 1970 UTC, `mono` in seconds of a clock that never steps."""
+
+    wall: float
+    mono: float

@@ -1,0 +1,155 @@
+"""How records look to operators: plain JSON values, one shape per thing, used by CLI, web and events alike.
+
+Times are ISO 8601 UTC text; sizes are bytes; digests are lower-case hex.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import OPEN, Deployment, State, Transition
+from ota_bridge.core.fleet import Device
+from ota_bridge.core.ports import StoredReport, UnitOfWork
+from ota_bridge.core.rollout.model import Rollout
+
+Json = dict[str, Any]
+
+
+def iso(wall: float | None) -> str | None:
+    """A wall time as ISO 8601 UTC with milliseconds."""
+    if wall is None:
+        return None
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def percent_of(deployment: Deployment) -> int:
+    """How much of the image has been asked for, 0..100; what the device says where the bridge sees no bytes."""
+    if deployment.state in {State.DOWNLOADED, State.INSTALLING, State.TRIAL, State.CONFIRMED}:
+        return 100
+    seen = deployment.high_water_bytes * 100 // deployment.size_bytes
+    return min(100, max(seen, deployment.percent or 0))
+
+
+def deployment_view(deployment: Deployment) -> Json:
+    """A deployment for operators."""
+    return {
+        "id": deployment.id,
+        "device": str(deployment.device),
+        "component": deployment.component,
+        "release": deployment.release,
+        "rollout": deployment.rollout,
+        "attempt": deployment.attempt,
+        "state": deployment.state.value,
+        "cause": deployment.cause,
+        "percent": percent_of(deployment),
+        "position_bytes": deployment.high_water_bytes,
+        "size_bytes": deployment.size_bytes,
+        "bytes_sent": deployment.bytes_sent,
+        "blocks_sent": deployment.blocks_sent,
+        "requests": deployment.requests,
+        "offers": deployment.offers,
+        "created": iso(deployment.created_wall),
+        "changed": iso(deployment.changed_wall),
+        "stalled": deployment.stalled,
+        "result_code": deployment.result_code,
+        "old_version": deployment.old_version,
+    }
+
+
+def device_view(unit: UnitOfWork, device: Device) -> Json:
+    """A device and its open deployments."""
+    return {
+        "id": str(device.id),
+        "product": device.id.product,
+        "name": device.id.name,
+        "label": device.label,
+        "state": device.state.value,
+        "hw": device.hw,
+        "hw_reported": device.hw_reported,
+        "tags": list(device.tags),
+        "parts": {
+            name: {"version": part.version, "seq": part.seq, "trial": part.trial}
+            for name, part in sorted(device.parts.items())
+        },
+        "assigned": {
+            name: {"release": held.release, "rollout": held.rollout} for name, held in sorted(device.assigned.items())
+        },
+        "encoding": device.encoding.value,
+        "last_report": iso(device.last_report_wall),
+        "next_check_in": iso(device.next_check_in_wall),
+        "last_offer": iso(device.last_offer_wall),
+        "last_block": iso(device.last_block_wall),
+        "refusals": device.trouble.refusals,
+        "rejected": device.trouble.rejected,
+        "clashes": device.trouble.clashes,
+        "open": [deployment_view(deployment) for deployment in unit.deployments.open_of(device.id)],
+    }
+
+
+def transition_view(step: Transition) -> Json:
+    """One row of history."""
+    return {
+        "at": iso(step.wall),
+        "deployment": step.deployment,
+        "event": step.event,
+        "before": step.before.value if step.before else None,
+        "after": step.after.value,
+        "cause": step.cause,
+    }
+
+
+def report_view(report: StoredReport) -> Json:
+    """One report as it was received."""
+    return {
+        "at": iso(report.wall),
+        "type": report.kind,
+        "boot": report.key.boot if report.key else None,
+        "seq": report.key.seq if report.key else None,
+        "report": dict(report.body),
+    }
+
+
+def release_view(release: Release) -> Json:
+    """A release."""
+    return {
+        "id": release.id,
+        "product": release.product,
+        "version": release.version,
+        "state": release.state.value,
+        "hardware": list(release.hardware),
+        "created": iso(release.created_wall),
+        "created_by": release.created_by,
+        "parts": {
+            name: {
+                "sha256": part.manifest.sha256.hex(),
+                "size_bytes": part.manifest.size_bytes,
+                "seq": part.manifest.seq,
+                "chunk_bytes": part.manifest.chunk_bytes,
+                "file_name": part.file_name,
+                "manifest_digest": part.manifest.digest.hex(),
+            }
+            for name, part in sorted(release.parts.items())
+        },
+    }
+
+
+def rollout_view(rollout: Rollout, counts: Mapping[State, int]) -> Json:
+    """A rollout and its counts. `complete`: it has devices and none of them is still on the way."""
+    total = sum(counts.values())
+    still_open = sum(number for state, number in counts.items() if state in OPEN)
+    return {
+        "id": rollout.id,
+        "release": rollout.release,
+        "state": rollout.state.value,
+        "target": str(rollout.target),
+        "created": iso(rollout.created_wall),
+        "created_by": rollout.created_by,
+        "changed": iso(rollout.changed_wall),
+        "changed_by": rollout.changed_by,
+        "counts": {state.value: counts[state] for state in State if counts.get(state)},
+        "total": total,
+        "confirmed": counts.get(State.CONFIRMED, 0),
+        "open": still_open,
+        "complete": total > 0 and still_open == 0,
+    }

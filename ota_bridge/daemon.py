@@ -1,0 +1,275 @@
+"""The composition root: builds everything from the configuration, runs it in one TaskGroup, ends it cleanly.
+
+Start: lock the data directory, open the store (which checks itself), load the block plane's table, then the links. A
+broker that is away is waited for; everything else that is wrong ends the start with one sentence. SIGTERM and SIGINT
+end it within two seconds: links say goodbye, what is queued is committed, the database is closed.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import uvloop
+
+from ota_bridge import __version__
+from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.config import Config, TopicIdentity
+from ota_bridge.core.bridge import Bridge
+from ota_bridge.core.delivery import BlockServer, Pacing
+from ota_bridge.core.errors import ConfigError, InvalidInput, NotFound
+from ota_bridge.core.fleet import Enrol
+from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.updates import Rules
+from ota_bridge.core.values import DeviceId
+from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.gateway import Gateway
+from ota_bridge.intake import Intake
+from ota_bridge.mqtt.blocks import BlockLink
+from ota_bridge.mqtt.control import ControlLink
+from ota_bridge.mqtt.embedded import EmbeddedBroker
+from ota_bridge.security.authority import Authority
+from ota_bridge.store.blobs import BlobStore
+from ota_bridge.store.lock import DataDirectoryLock
+from ota_bridge.store.opening import open_store
+from ota_bridge.store.outcome import Store
+from ota_bridge.web.local import LocalSocket
+from ota_bridge.wire import BrokerAddress
+
+DATABASE: Final = "ota-bridge.sqlite"
+SWITCH_INTERVAL_S: Final = 0.0005
+"""A busy thread otherwise keeps the block plane waiting for 5 ms."""
+
+_log = logging.getLogger(__name__)
+
+
+def rules_of(config: Config) -> Rules:
+    """The core's settings from the configuration."""
+    timeouts, offers = config.timeouts, config.offers
+    return Rules(
+        enrol=Enrol(config.enrol.policy),
+        enrol_per_s=config.enrol.per_s,
+        enrol_burst=config.enrol.burst,
+        unique_names=config.topics.identity is TopicIdentity.DEVICE,
+        block_max=config.blocks.block_max,
+        window_max=config.blocks.window_max,
+        public_url=config.offers.public_url,
+        pacing=Pacing(
+            resend_after_s=offers.resend_after_s,
+            min_offer_interval_s=offers.min_interval_s,
+            stall_after_s=timeouts.stall_after_s,
+            offered_s=timeouts.offered_s,
+            downloading_s=timeouts.downloading_s,
+            installing_s=timeouts.installing_s,
+            trial_s=timeouts.trial_s,
+            canceling_s=timeouts.canceling_s,
+        ),
+        retries=Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s),
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parts:
+    """Everything that runs, for the operations that look at the whole."""
+
+    config: Config
+    address: BrokerAddress
+    gateway: Gateway
+    control: ControlLink
+    blocks: BlockLink
+    intake: Intake
+
+    async def call(self, actor: str, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
+        """One request of the local socket."""
+        if op == "release.add":
+            return await self.intake.add(actor, args, upload)
+        if op == "bridge.status":
+            return self.status()
+        result = await self.gateway.operate(actor, op, args)
+        return {**result, "bridge": self.gateway.planes()} if op == "fleet" else result
+
+    def status(self) -> dict[str, Any]:
+        """How the daemon is."""
+        counters = {
+            "gateway": self.gateway.counters,
+            "control": self.control.counters,
+            "blocks": self.blocks.counters,
+        }
+        served = self.gateway.blocks.server.counters
+        return {
+            **self.gateway.planes(),
+            "broker": str(self.address),
+            "embedded": not self.config.broker.url,
+            "root": self.config.topics.root,
+            "data_dir": str(self.config.data_dir),
+            "counters": {name: _plain(counter) for name, counter in counters.items()},
+            "served": {
+                "requests": served.requests,
+                "blocks": served.blocks,
+                "bytes": served.bytes,
+                "refused": {code.name.lower(): number for code, number in served.refused.items()},
+                "silent": served.silent,
+                "damaged": served.damaged,
+            },
+        }
+
+    async def subscribe(self, what: str, args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        """One stream of the local socket."""
+        if what != "events":
+            raise NotFound(f"no stream {what[:40]!r}; known is events")
+        named = args.get("device")
+        if named is not None and not isinstance(named, str):
+            raise InvalidInput("events: device must be PRODUCT/NAME")
+        async for event in self.gateway.events(DeviceId.parse(named) if named else None):
+            yield event
+
+
+def _plain(counters: Any) -> dict[str, int]:
+    return {name: getattr(counters, name) for name in counters.__slots__ if not name.startswith("_")}
+
+
+async def serve(config: Config, *, on_ready: Callable[[BrokerAddress], None] = lambda _address: None) -> None:
+    """Run until SIGTERM or SIGINT. Raises ConfigError or StoreError when it cannot start."""
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    _make_data_dir(config.data_dir)
+    with DataDirectoryLock(config.data_dir):
+        blobs = BlobStore(config.data_dir)
+        store = await asyncio.to_thread(open_store, str(config.data_dir / DATABASE), lambda told: _on_loop(loop, told))
+        try:
+            async with _broker(config) as (control_address, blocks_address):
+                parts = await _build(config, store, blobs, control_address, blocks_address)
+                await _run(parts, stop, lambda: on_ready(control_address))
+        finally:
+            await asyncio.to_thread(store.close)
+            await asyncio.sleep(0)  # what the store told while closing
+            blobs.close()
+    _log.info("stopped")
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, told: Callable[[], None]) -> None:
+    loop.call_soon_threadsafe(told)
+
+
+def _make_data_dir(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise ConfigError(f"data_dir {path}: {error.strerror}") from error
+
+
+@contextlib.asynccontextmanager
+async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAddress]]:
+    """Whom the two links connect to; starts the embedded broker where no URL is given."""
+    control, blocks = config.broker_address(), config.blocks_address()
+    if control is not None and blocks is not None:
+        yield control, blocks
+        return
+    embedded = EmbeddedBroker(root=config.topics.root)
+    try:
+        await embedded.start(config.embedded.host, config.embedded.port)
+    except OSError as error:
+        raise ConfigError(
+            f"the embedded broker cannot listen on {config.embedded.host}:{config.embedded.port}: {error.strerror};"
+            " set embedded.port, or broker.url to use the broker that runs there"
+        ) from error
+    try:
+        address = BrokerAddress(host=config.embedded.host, port=embedded.port)
+        yield address, address
+    finally:
+        await embedded.stop()
+
+
+async def _build(
+    config: Config, store: Store, blobs: BlobStore, control_address: BrokerAddress, blocks_address: BrokerAddress
+) -> _Parts:
+    authority = Authority(
+        config.security.trust,
+        config.security.online_key,
+        ticket_valid_s=int(config.offers.ticket_valid_s),
+        allow_test_keys=config.security.allow_test_keys,
+    )
+    if config.security.trust.exists():
+        authority.trust()
+    else:
+        _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
+    dialect = NativeDialect(config.topics.root)
+    server = BlockServer(
+        blobs,
+        block_max=config.blocks.block_max,
+        window_max=config.blocks.window_max,
+        refusals_per_s=config.blocks.refusals_per_s,
+    )
+    bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket)
+    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=BlockGateway(server, dialect))
+    await gateway.load()
+    prefix = config.broker.client_id_prefix
+    down = {**gateway.planes(), "control": "down", "blocks": "unknown"}
+    control = ControlLink(
+        control_address,
+        client_id=f"{prefix}-control",
+        subscriptions=dialect.subscriptions(),
+        will=dialect.state("bridge", down),
+        on_message=gateway.on_message,
+        on_state=lambda up: gateway.set_plane(control=up),
+        keepalive_s=config.broker.keepalive_s,
+    )
+    gateway.link = control
+    blocks = BlockLink(
+        blocks_address,
+        client_id=f"{prefix}-blocks",
+        topic_filter=dialect.block_filter(),
+        handler=gateway.blocks.handle,
+        keepalive_s=config.broker.keepalive_s,
+        on_state=lambda up: gateway.set_plane(blocks=up),
+    )
+    intake = Intake(gateway, blobs, authority.verify)
+    return _Parts(
+        config=config, address=control_address, gateway=gateway, control=control, blocks=blocks, intake=intake
+    )
+
+
+async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    local = LocalSocket(parts.config.socket_path, call=parts.call, subscribe=parts.subscribe)
+    await local.start()
+    _log.info(
+        "ota-bridge %s serves %s, topics %s/…, operators at %s",
+        __version__, parts.address, parts.config.topics.root, parts.config.socket_path,
+    )  # fmt: skip
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(parts.control.run(), name="control-link"),
+                group.create_task(parts.blocks.run(), name="block-link"),
+                group.create_task(parts.gateway.run(), name="pump"),
+            ]
+            on_ready()
+            await stop.wait()
+            _log.info("stopping")
+            await local.stop()
+            for activity in parts.gateway.blocks.server.drain(parts.gateway.wall()):
+                parts.gateway.store.submit(
+                    lambda unit, seen=activity: parts.gateway.bridge.receive(unit, seen, parts.gateway.now()),  # type: ignore[misc]
+                    lambda _outcome: None,
+                )
+            parts.gateway.link = parts.control
+            parts.control.publish(
+                parts.gateway.dialect.state("bridge", {**parts.gateway.planes(), "control": "down", "blocks": "down"})
+            )
+            for task in tasks:
+                task.cancel()
+    finally:
+        await local.stop()
+
+
+def run(config: Config, *, on_ready: Callable[[BrokerAddress], None] = lambda _address: None) -> None:
+    """Serve until a signal; the entry for the CLI."""
+    uvloop.run(serve(config, on_ready=on_ready))

@@ -1,0 +1,390 @@
+"""The way of one message through the bridge; read this first.
+
+    MQTT in → dialect.decode → store.submit(bridge.receive) → commit → grants, acks, notices, events → MQTT out
+
+Rules:
+1. `bridge.receive` runs on the store's writer thread, inside the group's transaction. Its outputs are released here, on
+   the event loop, after the commit and in order: the block plane's table before any notice, the broker's
+   acknowledgement last.
+2. A report whose commit failed is not acknowledged, neither to the device nor to the broker; it is submitted again
+   every second until the store takes it.
+3. What does not decode is counted and acknowledged to the broker, so that it cannot come for ever. A message on which
+   the core fails is logged with its topic and acknowledged too.
+4. Retained messages on report topics are dropped and counted.
+5. Events and summaries may be lost; both can be derived from the database again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, TypeVar, assert_never
+
+from ota_bridge import __version__
+from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.core.bridge import MAX_TICK, Bridge
+from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
+from ota_bridge.core.messages import (
+    CancelUpdate,
+    CheckInRequest,
+    Event,
+    GrantsChanged,
+    GrantState,
+    Offer,
+    Output,
+    PublicOffer,
+    Rejected,
+    ReportAck,
+    RolloutChanged,
+    Uplink,
+)
+from ota_bridge.core.operations import OPERATIONS, perform
+from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.values import DeviceId, Now, RolloutId
+from ota_bridge.core.views import iso, rollout_view
+from ota_bridge.dialects.native import NativeDialect, event_line
+from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
+from ota_bridge.wire import MqttMessage
+
+T = TypeVar("T")
+
+PUMP_S: Final = 1.0
+"""How often progress is written, time-outs are looked at and summaries are published."""
+RETRY_S: Final = 1.0
+CLOCK_STEP_S: Final = 30.0
+"""A wall clock that moved this much against the monotonic one was set; deadlines follow it."""
+SUBSCRIBER_QUEUE: Final = 1000
+"""Events a slow local subscriber may lag behind; then the oldest are dropped."""
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """What the gateway needs of the control link."""
+
+    def publish(self, message: MqttMessage) -> bool: ...
+    def ack(self, token: AckToken) -> None: ...
+
+
+@dataclass(slots=True)
+class GatewayCounters:
+    """Since the start of the process."""
+
+    reports: int = 0
+    rejected: int = 0
+    strangers: int = 0
+    retained_dropped: int = 0
+    committed: int = 0
+    store_failures: int = 0
+    core_failures: int = 0
+    unsent: int = 0
+    clock_steps: int = 0
+
+
+@dataclass(slots=True)
+class _Planes:
+    """Which of the two links is up."""
+
+    control: bool = False
+    blocks: bool = False
+    published: tuple[bool, bool] | None = None
+
+
+@dataclass(slots=True)
+class Gateway:
+    """Owns no thread and no socket; the daemon joins it to them."""
+
+    bridge: Bridge
+    store: Store
+    dialect: NativeDialect
+    blocks: BlockGateway
+    link: Publisher | None = None
+    wall: Callable[[], float] = time.time
+    mono: Callable[[], float] = time.monotonic
+    counters: GatewayCounters = field(default_factory=GatewayCounters)
+    _planes: _Planes = field(default_factory=_Planes)
+    _rollouts: dict[RolloutId, None] = field(default_factory=dict)
+    _subscribers: set["_Subscriber"] = field(default_factory=set)
+    _clock_offset_s: float | None = None
+    _ticking: bool = False
+    _damaged_told: int = 0
+
+    def now(self) -> Now:
+        """Both clocks."""
+        return Now(wall=self.wall(), mono=self.mono())
+
+    # --- in ----------------------------------------------------------------------------------------------
+
+    def on_message(self, incoming: Incoming) -> None:
+        """One message of the control link."""
+        self.counters.reports += 1
+        message = incoming.message
+        if message.retain:
+            self.counters.retained_dropped += 1
+            self._ack(incoming.token)
+            return
+        try:
+            uplink = self.dialect.decode(message)
+        except Malformed as error:
+            self.counters.strangers += 1
+            _log.warning("dropped a message: %s", error)
+            self._ack(incoming.token)
+            return
+        if isinstance(uplink, Rejected):
+            self.counters.rejected += 1
+            _log.warning("%s: rejected a report: %s", uplink.device, uplink.reason)
+        self._submit(uplink, incoming.token, message.topic)
+
+    def _submit(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
+        def work(unit: UnitOfWork) -> list[Output]:
+            return self.bridge.receive(unit, uplink, self.now())
+
+        def on_done(outcome: Outcome[list[Output]]) -> None:
+            match outcome:
+                case Committed(outputs):
+                    self.counters.committed += 1
+                    self.release(outputs)
+                    self._ack(token)
+                case Failed(StoreError() as error):
+                    self._retry_later(uplink, token, origin, error)
+                case Failed(error):
+                    self.counters.core_failures += 1
+                    _log.error("the core failed on a message of %s; it is dropped", origin, exc_info=error)
+                    self._ack(token)
+
+        try:
+            self.store.submit(work, on_done)
+        except StoreError as error:
+            self._retry_later(uplink, token, origin, error)
+
+    def _retry_later(self, uplink: Uplink, token: AckToken | None, origin: str, error: StoreError) -> None:
+        self.counters.store_failures += 1
+        _log.error("not committed, trying again in %.0f s: %s", RETRY_S, error)
+        asyncio.get_running_loop().call_later(RETRY_S, self._submit, uplink, token, origin)
+
+    def _ack(self, token: AckToken | None) -> None:
+        if token is not None and self.link is not None:
+            self.link.ack(token)
+
+    # --- out ---------------------------------------------------------------------------------------------
+
+    def release(self, outputs: list[Output]) -> None:
+        """Let out what a committed unit of work produced, in order."""
+        for output in outputs:
+            match output:
+                case GrantsChanged():
+                    self.blocks.server.apply(output)
+                case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
+                    message = self.dialect.encode(output)
+                    if message is not None:
+                        self._publish(message)
+                case Event():
+                    self._publish(self.dialect.event(output))
+                    self._tell_subscribers(output)
+                case RolloutChanged():
+                    self._rollouts[output.rollout] = None
+                case _ as unreachable:
+                    assert_never(unreachable)
+
+    def _publish(self, message: MqttMessage) -> None:
+        if self.link is None or not self.link.publish(message):
+            self.counters.unsent += 1
+
+    def _tell_subscribers(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber.offer(event)
+
+    async def events(self, device: DeviceId | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Events as they happen, for the local socket."""
+        subscriber = _Subscriber(device)
+        self._subscribers.add(subscriber)
+        try:
+            while True:
+                yield {"line": event_line(await subscriber.next())}
+        finally:
+            self._subscribers.discard(subscriber)
+
+    # --- operators ---------------------------------------------------------------------------------------
+
+    async def operate(self, actor: str, name: str, args: Mapping[str, Any]) -> Any:
+        """Run one operation for a local user; raises OperatorError."""
+        operation = OPERATIONS.get(name)
+
+        def work(unit: UnitOfWork) -> tuple[Any, list[Output]]:
+            return perform(unit, self.bridge, name, args, actor=actor, now=self.now())
+
+        if operation is None or not operation.writes:
+            result, _ = await asyncio.to_thread(self.store.read, work)
+            return result
+        _log.info("%s: %s %s", actor, name, dict(args) if len(args) < 8 else "…")  # noqa: PLR2004 - a log line's width
+        with contextlib.ExitStack() as held:
+            await self._hold(name, args, held)
+            return await self.commit(work)
+
+    async def commit(self, work: Callable[[UnitOfWork], tuple[T, list[Output]]]) -> T:
+        """Run `work` as a unit of work, release its outputs after the commit, return its result."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def on_done(outcome: Outcome[tuple[T, list[Output]]]) -> None:
+            match outcome:
+                case Committed((result, outputs)):
+                    self.release(outputs)
+                    if not done.done():
+                        done.set_result(result)
+                case Failed(error):
+                    if not done.done():
+                        done.set_exception(error)
+
+        self.store.submit(work, on_done)
+        return await done
+
+    async def _hold(self, name: str, args: Mapping[str, Any], held: contextlib.ExitStack) -> None:
+        """Pause and withdrawal reach the block plane before their commit; the grants of the commit take over."""
+        state = {"rollout.pause": GrantState.PAUSED, "release.withdraw": GrantState.WITHDRAWN}.get(name)
+        if state is None:
+            return
+
+        def concerned(unit: UnitOfWork) -> list[RolloutId]:
+            wanted = str(args.get("rollout") or args.get("release") or "")
+            return [r.id for r in unit.rollouts.all() if wanted in {r.id, r.release, r.release.partition("/")[2]}]
+
+        for rollout in await asyncio.to_thread(self.store.read, concerned):
+            self.blocks.server.hold(rollout, state)
+            held.callback(self.blocks.server.hold, rollout, None)
+
+    # --- time --------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Fill the block plane's table from the database; block requests are answered "busy" until then."""
+        now = self.now()
+        changes = await asyncio.to_thread(self.store.read, lambda unit: list(self.bridge.all_grants(unit, now)))
+        for change in changes:
+            self.blocks.server.apply(change)
+        self.blocks.server.is_loaded = True
+
+    async def run(self) -> None:
+        """The pump: every second write progress, look at what is due, publish summaries."""
+        while True:
+            await asyncio.sleep(PUMP_S)
+            try:
+                await self.pump()
+            except OtaBridgeError as error:
+                _log.error("the pump failed, going on: %s", error)
+
+    async def pump(self) -> None:
+        """One beat."""
+        self._follow_clock()
+        self._mind_damage()
+        for activity in self.blocks.server.drain(self.wall()):
+            self._submit(activity, None, "block plane")
+        if not self._ticking:
+            self._tick()
+        await self._publish_summaries()
+
+    def _mind_damage(self) -> None:
+        damaged = self.blocks.server.counters.damaged
+        if damaged > self._damaged_told:
+            self._damaged_told = damaged
+            _log.error(
+                "an artifact on disk is not what it was signed as: its devices wait; add the release's file again"
+            )
+
+    def _tick(self) -> None:
+        def work(unit: UnitOfWork) -> tuple[int, list[Output]]:
+            due = self.bridge.next_deadline(unit)
+            now = self.now()
+            if due is None or due > now.wall:
+                return 0, []
+            outputs = self.bridge.tick(unit, now)
+            return len(outputs), outputs
+
+        def on_done(outcome: Outcome[tuple[int, list[Output]]]) -> None:
+            self._ticking = False
+            match outcome:
+                case Committed((count, outputs)):
+                    self.release(outputs)
+                    if count >= MAX_TICK:
+                        self._tick()
+                case Failed(error):
+                    _log.error("what is due could not be done, trying again: %s", error, exc_info=error)
+
+        self._ticking = True
+        try:
+            self.store.submit(work, on_done)
+        except StoreError:
+            self._ticking = False
+
+    def _follow_clock(self) -> None:
+        offset_s = self.wall() - self.mono()
+        before = self._clock_offset_s
+        self._clock_offset_s = offset_s
+        if before is None or abs(offset_s - before) < CLOCK_STEP_S:
+            return
+        step_s = offset_s - before
+        self.counters.clock_steps += 1
+        _log.warning("the wall clock was set by %+.0f s; deadlines follow it", step_s)
+        self.store.submit(lambda unit: unit.deployments.shift_due(step_s), lambda _outcome: None)
+
+    # --- summaries ---------------------------------------------------------------------------------------
+
+    def set_plane(self, *, control: bool | None = None, blocks: bool | None = None) -> None:
+        """A link went up or down."""
+        if control is not None:
+            self._planes.control = control
+            self._planes.published = None
+        if blocks is not None:
+            self._planes.blocks = blocks
+        self.publish_planes()
+
+    def publish_planes(self) -> None:
+        """`state/bridge`: which of the two planes is up. Retained, and the control link's last will."""
+        current = (self._planes.control, self._planes.blocks)
+        if self._planes.control and current != self._planes.published:
+            self._planes.published = current
+            self._publish(self.dialect.state("bridge", self.planes()))
+
+    def planes(self) -> dict[str, Any]:
+        """The summary that `state/bridge` holds."""
+        return {
+            "control": "up" if self._planes.control else "down",
+            "blocks": "up" if self._planes.blocks else "down",
+            "version": __version__,
+            "at": iso(self.wall()),
+        }
+
+    async def _publish_summaries(self) -> None:
+        if not self._rollouts or not self._planes.control:
+            return
+        wanted = list(self._rollouts)
+        self._rollouts.clear()
+
+        def work(unit: UnitOfWork) -> list[dict[str, Any]]:
+            found = [unit.rollouts.get(name) for name in wanted]
+            return [rollout_view(rollout, unit.deployments.counts(rollout.id)) for rollout in found if rollout]
+
+        for view in await asyncio.to_thread(self.store.read, work):
+            self._publish(self.dialect.state(f"rollout/{view['id']}", view))
+
+
+class _Subscriber:
+    """A local reader of events, with a bounded queue that drops the oldest."""
+
+    def __init__(self, device: DeviceId | None) -> None:
+        self._device = device
+        self._events: deque[Event] = deque(maxlen=SUBSCRIBER_QUEUE)
+        self._arrived = asyncio.Event()
+
+    def offer(self, event: Event) -> None:
+        if self._device is None or event.device == self._device:
+            self._events.append(event)
+            self._arrived.set()
+
+    async def next(self) -> Event:
+        while not self._events:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._events.popleft()

@@ -1,0 +1,101 @@
+"""Takes a release in: checks the author's manifest, stores the artifact, then the release.
+
+The manifest is verified before the first byte of the artifact is taken, and the artifact against the manifest before
+anything is kept under its name. The daemon never holds an author's key.
+"""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from ota_bridge.core.bridge import Bridge
+from ota_bridge.core.catalog import ReleasePart
+from ota_bridge.core.errors import InvalidInput
+from ota_bridge.core.manifest import ManifestFacts, class_id
+from ota_bridge.core.messages import Output
+from ota_bridge.core.operations import Context, Upload, add_release
+from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.values import Now, checked_hardware_id, checked_product
+from ota_bridge.decode import Fields
+from ota_bridge.gateway import Gateway
+from ota_bridge.store.blobs import BlobStore
+
+ENVELOPE_MAX_BYTES = 512
+FILE_NAME_MAX = 255
+_TOO_LARGE = "the file is larger than the {} bytes that were signed"
+
+
+class Intake:
+    """`release.add`: one component of a release with its artifact."""
+
+    def __init__(self, gateway: Gateway, blobs: BlobStore, verify: Callable[[bytes], ManifestFacts]) -> None:
+        self._gateway = gateway
+        self._blobs = blobs
+        self._verify = verify
+
+    async def add(self, actor: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> dict[str, Any]:
+        """Raises ManifestRefused, InvalidInput or Conflict; nothing is kept then but, at most, an unnamed artifact."""
+        if upload is None:
+            raise InvalidInput("release.add: the artifact's bytes are missing")
+        fields = Fields(args, name="release.add")
+        fields.only("envelope", "product", "version", "hw", "file_name")
+        envelope = _envelope(fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
+        manifest = self._verify(envelope)
+        product = checked_product(fields.text("product", max_bytes=64))
+        listed = fields.array("hw", min_items=1, max_items=8)
+        hardware = tuple(sorted({checked_hardware_id(listed.text(i, max_bytes=32)) for i in range(len(listed))}))
+        _check_claims(manifest, product, hardware, fields.optional(fields.text, "version", max_bytes=32))
+        md5 = await self._store(manifest, upload)
+        part = ReleasePart(
+            component=manifest.component,
+            envelope=envelope,
+            manifest=manifest,
+            md5=md5,
+            file_name=fields.note("file_name", max_characters=FILE_NAME_MAX) if "file_name" in fields else "",
+        )
+        arrived = Upload(product=product, hardware=hardware, part=part)
+        bridge = self._gateway.bridge
+
+        def work(unit: UnitOfWork) -> tuple[dict[str, Any], list[Output]]:
+            context = _context(unit, bridge, actor, self._gateway.now())
+            return add_release(context, arrived), context.updates.outputs
+
+        return await self._gateway.commit(work)
+
+    async def _store(self, manifest: ManifestFacts, upload: AsyncIterator[bytes]) -> str:
+        writer = await asyncio.to_thread(self._blobs.begin, manifest.chunk_bytes)
+        received = 0
+        try:
+            async for piece in upload:
+                received += len(piece)
+                if received > manifest.size_bytes:
+                    raise InvalidInput(_TOO_LARGE.format(manifest.size_bytes))  # noqa: TRY301 - abort and tell
+                await asyncio.to_thread(writer.write, piece)
+            stored = await asyncio.to_thread(writer.finish, manifest)
+        except BaseException:
+            await asyncio.to_thread(writer.abort)
+            raise
+        return stored.md5
+
+
+def _envelope(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except binascii.Error as error:
+        raise InvalidInput(f"release.add: the envelope is not base64: {error}") from error
+
+
+def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ...], version: str | None) -> None:
+    """What the operator says must be what the author signed: names are not in the manifest, their hashes are."""
+    if version is not None and version != manifest.version:
+        raise InvalidInput(f"the manifest was signed for version {manifest.version}, not {version}")
+    claimed = tuple(sorted(class_id(manifest.vendor, product, hw) for hw in hardware))
+    if claimed != manifest.classes:
+        names = ", ".join(f"{product}/{hw}" for hw in hardware)
+        raise InvalidInput(f"the manifest was not signed for exactly {names}; name the product and hardware as signed")
+
+
+def _context(unit: UnitOfWork, bridge: Bridge, actor: str, now: Now) -> Context:
+    return Context(unit=unit, now=now, actor=actor, bridge=bridge, updates=bridge.updates(unit, now))

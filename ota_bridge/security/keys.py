@@ -1,0 +1,181 @@
+"""Keys that sign and verify: Ed25519 and P-256, private ones in PEM files.
+
+A key id (kid) is the first 8 bytes of the SHA-256 of the public key: of Ed25519 the raw 32 bytes, of P-256
+the uncompressed point of 65. Signatures are 64 bytes: Ed25519, or r ‖ s of deterministic ECDSA (RFC 6979)
+with SHA-256. Private keys are PEM (PKCS 8), of mode 0600, and never written over another file.
+"""
+
+import hashlib
+import stat
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, TypeAlias
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+
+from ota_bridge.core.errors import Conflict, InvalidInput, Malformed, NotFound
+from ota_bridge.security.files import read_bounded, write_new
+
+KID_BYTES: Final = 8
+SIGNATURE_BYTES: Final = 64
+_HALF: Final = SIGNATURE_BYTES // 2
+_PEM_BYTES_MAX: Final = 16384
+
+_Private: TypeAlias = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
+_Public: TypeAlias = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
+
+
+class Algorithm(StrEnum):
+    """How a key signs, by its name in the trust document."""
+
+    ED25519 = "ed25519"
+    P256 = "p256"
+
+
+_PUBLIC_BYTES: Final = {Algorithm.ED25519: 32, Algorithm.P256: 65}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicKey:
+    """A public key; raises Malformed when the bytes are none. `test` marks one of a simulator or a test."""
+
+    algorithm: Algorithm
+    raw: bytes
+    test: bool = False
+    kid: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        if len(self.raw) != _PUBLIC_BYTES[self.algorithm]:
+            wanted = _PUBLIC_BYTES[self.algorithm]
+            raise Malformed(f"a public key of {self.algorithm} has {wanted} bytes, not {len(self.raw)}")
+        try:
+            _loaded(self.algorithm, self.raw)
+        except ValueError:
+            raise Malformed(f"these {len(self.raw)} bytes are not a public key of {self.algorithm}") from None
+        object.__setattr__(self, "kid", hashlib.sha256(self.raw).digest()[:KID_BYTES])
+
+    def verify(self, message: bytes, signature: bytes) -> bool:
+        """Whether this key made `signature` over `message`."""
+        if len(signature) != SIGNATURE_BYTES:
+            return False
+        key = _loaded(self.algorithm, self.raw)
+        try:
+            if isinstance(key, ed25519.Ed25519PublicKey):
+                key.verify(signature, message)
+            else:
+                r, s = int.from_bytes(signature[:_HALF], "big"), int.from_bytes(signature[_HALF:], "big")
+                key.verify(encode_dss_signature(r, s), message, ec.ECDSA(hashes.SHA256()))
+        except InvalidSignature:
+            return False
+        return True
+
+
+@lru_cache(maxsize=64)
+def _loaded(algorithm: Algorithm, raw: bytes) -> _Public:
+    if algorithm is Algorithm.ED25519:
+        return ed25519.Ed25519PublicKey.from_public_bytes(raw)
+    return ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), raw)
+
+
+class SigningKey:
+    """A private key: an author's, or the bridge's online key for tickets. It never shows itself."""
+
+    __slots__ = ("_private", "public")
+
+    def __init__(self, private: _Private) -> None:
+        self._private = private
+        self.public = _public_half(private)
+
+    def __repr__(self) -> str:
+        """Name the key by its public half."""
+        return f"SigningKey({self.algorithm}, kid={self.kid.hex()})"
+
+    @classmethod
+    def generate(cls, algorithm: Algorithm = Algorithm.ED25519) -> "SigningKey":
+        """A new key from the system's random source."""
+        if algorithm is Algorithm.ED25519:
+            return cls(ed25519.Ed25519PrivateKey.generate())
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @property
+    def algorithm(self) -> Algorithm:
+        """How it signs."""
+        return self.public.algorithm
+
+    @property
+    def kid(self) -> bytes:
+        """The id of its public half."""
+        return self.public.kid
+
+    def sign(self, message: bytes) -> bytes:
+        """64 bytes, the same for the same message."""
+        if isinstance(self._private, ed25519.Ed25519PrivateKey):
+            return self._private.sign(message)
+        der = self._private.sign(message, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        r, s = decode_dss_signature(der)
+        return r.to_bytes(_HALF, "big") + s.to_bytes(_HALF, "big")
+
+    def save(self, path: Path, *, password: bytes | None = None) -> None:
+        """Write it as PEM with mode 0600; raises Conflict when `path` exists, InvalidInput when it cannot."""
+        encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
+        pem = self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+        try:
+            write_new(path, pem, mode=0o600)
+        except FileExistsError:
+            raise Conflict(f"key file {path} exists already; move it away first, it is not overwritten") from None
+        except OSError as error:
+            raise InvalidInput(f"key file {path} cannot be written: {error.strerror}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedKey:
+    """A key from a file, and what is worth saying about the file (None when all is well)."""
+
+    key: SigningKey
+    warning: str | None
+
+
+def load_key(path: Path, *, password: bytes | None = None) -> LoadedKey:
+    """Read a PEM private key; raises NotFound or InvalidInput in a sentence that says what to do."""
+    try:
+        pem, status = read_bounded(path, _PEM_BYTES_MAX)
+    except FileNotFoundError:
+        raise NotFound(f"key file {path} does not exist; `ota-bridge keys new` makes one") from None
+    except OSError as error:
+        raise InvalidInput(f"key file {path} cannot be read: {error.strerror}") from None
+    warning = None
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        mode = stat.S_IMODE(status.st_mode)
+        warning = f"key file {path} can be read by others (mode {mode:04o}): chmod 600 {path}"
+    return LoadedKey(key=SigningKey(_parse_pem(pem, path, password)), warning=warning)
+
+
+def _parse_pem(pem: bytes, path: Path, password: bytes | None) -> _Private:
+    encrypted = b"ENCRYPTED" in pem
+    if encrypted and not password:
+        raise InvalidInput(f"key file {path} is encrypted: it needs its password")
+    try:
+        private = serialization.load_pem_private_key(pem, password if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        if encrypted:
+            raise InvalidInput(f"key file {path} does not open: wrong password, or damaged") from None
+        raise InvalidInput(f"key file {path} holds no PEM private key") from None
+    if isinstance(private, ed25519.Ed25519PrivateKey):
+        return private
+    if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
+        return private
+    kind = private.curve.name if isinstance(private, ec.EllipticCurvePrivateKey) else type(private).__name__
+    raise InvalidInput(f"key file {path} holds a key of type {kind.lstrip('_')}; Ed25519 or P-256 is needed")
+
+
+def _public_half(private: _Private) -> PublicKey:
+    public = private.public_key()
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        return PublicKey(algorithm=Algorithm.ED25519, raw=public.public_bytes_raw())
+    point = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+    return PublicKey(algorithm=Algorithm.P256, raw=point)

@@ -1,0 +1,278 @@
+"""The ports over dictionaries.
+
+Every change leaves an undo step in the journal, so that a work that raises leaves no trace.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import Deployment, State, Transition
+from ota_bridge.core.errors import StoreError
+from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.ports import Deployments, Devices, Releases, Reports, Rollouts, StoredReport
+from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+from ota_bridge.store.identifiers import unused_id
+from ota_bridge.store.rows import body_text, to_signed
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(slots=True)
+class MemoryState:
+    """All records, and how to take back what the running work changed."""
+
+    releases: dict[ReleaseId, Release] = field(default_factory=dict)
+    devices: dict[DeviceId, Device] = field(default_factory=dict)
+    rollouts: dict[RolloutId, Rollout] = field(default_factory=dict)
+    deployments: dict[DeploymentId, Deployment] = field(default_factory=dict)
+    by_device: dict[DeviceId, list[DeploymentId]] = field(default_factory=dict)
+    transitions: dict[DeploymentId, list[Transition]] = field(default_factory=dict)
+    reports: dict[DeviceId, list[StoredReport]] = field(default_factory=dict)
+    contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
+    boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
+    journal: list[Callable[[], object]] | None = None
+    """None: only reading is allowed."""
+
+    def put(self, table: dict[K, V], key: K, value: V) -> None:
+        """Set one record."""
+        journal = self.writable()
+        if key in table:
+            before = table[key]
+            journal.append(lambda: table.__setitem__(key, before))
+        else:
+            journal.append(lambda: table.pop(key))
+        table[key] = value
+
+    def append(self, table: dict[K, list[V]], key: K, value: V) -> None:
+        """Add one record to a list."""
+        journal = self.writable()
+        items = table.setdefault(key, [])
+        items.append(value)
+        journal.append(items.pop)
+
+    def need(self, table: Mapping[K, object], key: K | None, what: str) -> None:
+        """Raise StoreError if a record names another that does not exist."""
+        if key is not None and key not in table:
+            raise StoreError(f"there is no {what} {key}")
+
+    def writable(self) -> list[Callable[[], object]]:
+        """The journal; raises StoreError where only reading is allowed."""
+        if self.journal is None:
+            raise StoreError("this unit of work can only read")
+        return self.journal
+
+
+class _Table:
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+
+
+class MemoryReleases(_Table):
+    """`Releases`."""
+
+    def get(self, release: ReleaseId) -> Release | None:
+        return self._state.releases.get(release)
+
+    def put(self, release: Release) -> None:
+        self._state.put(self._state.releases, release.id, release)
+
+    def all(self, *, product: str | None = None) -> Sequence[Release]:
+        found = (one for one in self._state.releases.values() if product in (None, one.product))
+        return sorted(found, key=lambda one: one.id)
+
+
+class MemoryDevices(_Table):
+    """`Devices`."""
+
+    def get(self, device: DeviceId) -> Device | None:
+        return self._state.devices.get(device)
+
+    def put(self, device: Device) -> None:
+        to_signed(device.boot)
+        self._state.put(self._state.devices, device.id, device)
+
+    def named(self, name: str) -> Sequence[Device]:
+        return self._sorted(one for one in self._state.devices.values() if name and name in (one.id.name, one.label))
+
+    def page(
+        self,
+        *,
+        product: str | None = None,
+        state: DeviceState | None = None,
+        tag: str | None = None,
+        after: DeviceId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Device]:
+        found = (
+            one
+            for one in self._state.devices.values()
+            if product in (None, one.id.product)
+            and state in (None, one.state)
+            and (tag is None or tag in one.tags)
+            and (after is None or one.id > after)
+        )
+        return self._sorted(found)[:limit]
+
+    def count(self, *, product: str | None = None) -> int:
+        return sum(product in (None, device.product) for device in self._state.devices)
+
+    def _sorted(self, devices: Iterable[Device]) -> list[Device]:
+        return sorted(devices, key=lambda one: one.id)
+
+
+class MemoryDeployments(_Table):
+    """`Deployments`."""
+
+    def get(self, deployment: DeploymentId) -> Deployment | None:
+        return self._state.deployments.get(deployment)
+
+    def put(self, deployment: Deployment) -> None:
+        state = self._state
+        state.need(state.devices, deployment.device, "device")
+        state.need(state.releases, deployment.release, "release")
+        state.need(state.rollouts, deployment.rollout, "rollout")
+        to_signed(deployment.boot)
+        if deployment.id not in state.deployments:
+            state.append(state.by_device, deployment.device, deployment.id)
+        state.put(state.deployments, deployment.id, deployment)
+
+    def open_of(self, device: DeviceId) -> Sequence[Deployment]:
+        return _by_id(one for one in self._of(device) if one.is_open)
+
+    def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
+        newest_first = sorted(self._of(device), key=lambda one: (one.created_wall, one.id), reverse=True)
+        return newest_first[:limit]
+
+    def of_rollout(
+        self,
+        rollout: RolloutId,
+        *,
+        open_only: bool = False,
+        after: DeploymentId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Deployment]:
+        found = (
+            one
+            for one in self._state.deployments.values()
+            if one.rollout == rollout and one.latest and (one.is_open or not open_only)
+        )
+        return _by_id(found, after)[:limit]
+
+    def all_open(self, *, after: DeploymentId | None = None, limit: int = 1000) -> Sequence[Deployment]:
+        return _by_id((one for one in self._state.deployments.values() if one.is_open), after)[:limit]
+
+    def due(self, wall: float, *, limit: int = 500) -> Sequence[Deployment]:
+        found = [(due, one.id, one) for due, one in self._with_due() if due <= wall]
+        return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])[:limit]]
+
+    def next_due_wall(self) -> float | None:
+        return min((due for due, _ in self._with_due()), default=None)
+
+    def counts(self, rollout: RolloutId) -> Mapping[State, int]:
+        deployments = self._state.deployments.values()
+        return dict(Counter(one.state for one in deployments if one.rollout == rollout and one.latest))
+
+    def record(self, transition: Transition) -> None:
+        self._state.need(self._state.deployments, transition.deployment, "deployment")
+        self._state.append(self._state.transitions, transition.deployment, transition)
+
+    def history(self, deployment: DeploymentId) -> Sequence[Transition]:
+        return sorted(self._state.transitions.get(deployment, ()), key=lambda one: one.wall)
+
+    def shift_due(self, by_s: float) -> None:
+        for one in list(self._state.deployments.values()):
+            if one.due_wall is not None or one.retry_wall is not None:
+                due = None if one.due_wall is None else one.due_wall + by_s
+                retry = None if one.retry_wall is None else one.retry_wall + by_s
+                self._state.put(self._state.deployments, one.id, replace(one, due_wall=due, retry_wall=retry))
+
+    def _of(self, device: DeviceId) -> list[Deployment]:
+        return [self._state.deployments[one] for one in self._state.by_device.get(device, ())]
+
+    def _with_due(self) -> Iterable[tuple[float, Deployment]]:
+        for one in self._state.deployments.values():
+            if one.is_open and one.due_wall is not None:
+                yield one.due_wall, one
+
+
+def _by_id(deployments: Iterable[Deployment], after: DeploymentId | None = None) -> list[Deployment]:
+    return sorted((one for one in deployments if after is None or one.id > after), key=lambda one: one.id)
+
+
+class MemoryRollouts(_Table):
+    """`Rollouts`."""
+
+    def get(self, rollout: RolloutId) -> Rollout | None:
+        return self._state.rollouts.get(rollout)
+
+    def put(self, rollout: Rollout) -> None:
+        self._state.need(self._state.releases, rollout.release, "release")
+        self._state.put(self._state.rollouts, rollout.id, rollout)
+
+    def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
+        found = (
+            one
+            for one in self._state.rollouts.values()
+            if state in (None, one.state) and product in (None, one.product)
+        )
+        return sorted(found, key=lambda one: (one.created_wall, one.id))
+
+
+class MemoryReports(_Table):
+    """`Reports`."""
+
+    def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
+        return self._state.contents.get((device, boot, seq))
+
+    def knows_boot(self, device: DeviceId, boot: int) -> bool:
+        return (device, boot) in self._state.boots
+
+    def add(self, report: StoredReport) -> None:
+        state, key = self._state, report.key
+        if key is not None:
+            to_signed(key.boot)
+            to_signed(key.seq)
+            if (report.device, key.boot, key.seq) in state.contents:
+                raise StoreError(f"a report {key.boot}/{key.seq} of {report.device} is already there")
+            state.put(state.contents, (report.device, key.boot, key.seq), key.content)
+            state.put(state.boots, (report.device, key.boot), None)
+        body = json.loads(body_text(report.body))
+        state.append(state.reports, report.device, replace(report, body=body))
+
+    def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
+        oldest_first = sorted(self._state.reports.get(device, ()), key=lambda one: one.wall)
+        return oldest_first[::-1][:limit]
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryTables:
+    """The unit of work over a state in memory."""
+
+    releases: Releases
+    devices: Devices
+    deployments: Deployments
+    rollouts: Rollouts
+    reports: Reports
+
+    @classmethod
+    def over(cls, state: MemoryState) -> "MemoryTables":
+        """The ports on this state."""
+        return cls(
+            MemoryReleases(state),
+            MemoryDevices(state),
+            MemoryDeployments(state),
+            MemoryRollouts(state),
+            MemoryReports(state),
+        )
+
+    def new_deployment_id(self) -> DeploymentId:
+        return DeploymentId(unused_id("", 6, lambda text: self.deployments.get(DeploymentId(text)) is not None))
+
+    def new_rollout_id(self) -> RolloutId:
+        return RolloutId(unused_id("r-", 3, lambda text: self.rollouts.get(RolloutId(text)) is not None))

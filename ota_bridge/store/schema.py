@@ -1,0 +1,165 @@
+"""The SQLite schema as numbered, forward-only migrations.
+
+Rules: a migration that has been released never changes; states are kept by name; what a CHECK lists is what the
+enum lists (a test compares them). `user_version` is the number of the last migration.
+
+boot and seq are unsigned 64-bit numbers kept in SQLite's signed ones (`rows.to_signed`).
+"""
+
+from typing import Final
+
+from sqlite_utils import Database, Migrations
+
+APPLICATION_ID: Final = 0x4F544142
+"""`OTAB` in the file's header."""
+
+MIGRATIONS: Final = Migrations("ota_bridge")
+
+_FIRST: Final = """
+CREATE TABLE store_facts (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  last_commit_wall REAL
+) STRICT;
+INSERT INTO store_facts (id) VALUES (1);
+
+CREATE TABLE releases (
+  id TEXT PRIMARY KEY NOT NULL,
+  product TEXT NOT NULL,
+  version TEXT NOT NULL,
+  hardware TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('active', 'withdrawn')),
+  created_wall REAL NOT NULL,
+  created_by TEXT NOT NULL
+) STRICT;
+CREATE INDEX releases_of_product ON releases (product, id);
+
+CREATE TABLE release_parts (
+  release TEXT NOT NULL REFERENCES releases (id),
+  position INTEGER NOT NULL,
+  component TEXT NOT NULL,
+  envelope BLOB NOT NULL,
+  facts TEXT NOT NULL,
+  md5 TEXT NOT NULL,
+  file_name TEXT NOT NULL,
+  PRIMARY KEY (release, component)
+) STRICT;
+
+CREATE TABLE devices (
+  product TEXT NOT NULL,
+  name TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('pending', 'active', 'retired')),
+  created_wall REAL NOT NULL,
+  hw TEXT,
+  hw_reported TEXT,
+  label TEXT NOT NULL,
+  tags TEXT NOT NULL,
+  dialect TEXT NOT NULL,
+  encoding TEXT NOT NULL CHECK (encoding IN ('json', 'msgpack')),
+  proto INTEGER NOT NULL,
+  boot INTEGER,
+  nonce BLOB,
+  max_packet INTEGER,
+  max_block INTEGER,
+  max_window INTEGER,
+  parts TEXT NOT NULL,
+  have TEXT NOT NULL,
+  assigned TEXT NOT NULL,
+  last_report_wall REAL,
+  next_check_in_wall REAL,
+  last_offer_wall REAL,
+  last_block_wall REAL,
+  trouble TEXT NOT NULL,
+  PRIMARY KEY (product, name)
+) STRICT;
+CREATE INDEX devices_by_name ON devices (name);
+CREATE INDEX devices_by_label ON devices (label) WHERE label <> '';
+
+CREATE TABLE rollouts (
+  id TEXT PRIMARY KEY NOT NULL,
+  release TEXT NOT NULL REFERENCES releases (id),
+  product TEXT NOT NULL,
+  percent INTEGER NOT NULL CHECK (percent BETWEEN 0 AND 100),
+  devices TEXT NOT NULL,
+  state TEXT NOT NULL CHECK (state IN ('running', 'paused', 'canceled')),
+  created_wall REAL NOT NULL,
+  created_by TEXT NOT NULL,
+  changed_wall REAL NOT NULL,
+  changed_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE deployments (
+  id TEXT PRIMARY KEY NOT NULL,
+  product TEXT NOT NULL,
+  name TEXT NOT NULL,
+  component TEXT NOT NULL,
+  release TEXT NOT NULL REFERENCES releases (id),
+  rollout TEXT REFERENCES rollouts (id),
+  attempt INTEGER NOT NULL,
+  state TEXT NOT NULL CHECK (state IN (
+    'QUEUED', 'OFFERED', 'DEFERRED', 'DOWNLOADING', 'DOWNLOADED', 'INSTALLING', 'TRIAL', 'CANCELING',
+    'CONFIRMED', 'ROLLED_BACK', 'FAILED', 'REJECTED', 'TIMED_OUT', 'CANCELED')),
+  is_open INTEGER NOT NULL CHECK (is_open = (state IN (
+    'QUEUED', 'OFFERED', 'DEFERRED', 'DOWNLOADING', 'DOWNLOADED', 'INSTALLING', 'TRIAL', 'CANCELING'))),
+  cause TEXT NOT NULL,
+  created_wall REAL NOT NULL,
+  changed_wall REAL NOT NULL,
+  size_bytes INTEGER NOT NULL,
+  old_version TEXT NOT NULL,
+  latest INTEGER NOT NULL CHECK (latest IN (0, 1)),
+  due_wall REAL,
+  offered_wall REAL,
+  offers INTEGER NOT NULL,
+  retry_wall REAL,
+  boot INTEGER,
+  claimed_wall REAL,
+  stalled INTEGER NOT NULL CHECK (stalled IN (0, 1)),
+  last_block_wall REAL,
+  high_water_bytes INTEGER NOT NULL,
+  bytes_sent INTEGER NOT NULL,
+  blocks_sent INTEGER NOT NULL,
+  requests INTEGER NOT NULL,
+  percent INTEGER,
+  result_code TEXT NOT NULL,
+  FOREIGN KEY (product, name) REFERENCES devices (product, name)
+) STRICT;
+CREATE INDEX deployments_of_device ON deployments (product, name, created_wall, id);
+CREATE INDEX deployments_open ON deployments (id) WHERE is_open = 1;
+CREATE INDEX deployments_due ON deployments (due_wall, id) WHERE is_open = 1 AND due_wall IS NOT NULL;
+CREATE INDEX deployments_of_rollout ON deployments (rollout, id) WHERE latest = 1;
+CREATE INDEX deployments_open_of_rollout ON deployments (rollout, id) WHERE latest = 1 AND is_open = 1;
+CREATE INDEX deployments_by_state ON deployments (rollout, state) WHERE latest = 1;
+
+CREATE TABLE transitions (
+  id INTEGER PRIMARY KEY,
+  deployment TEXT NOT NULL REFERENCES deployments (id),
+  wall REAL NOT NULL,
+  event TEXT NOT NULL,
+  before TEXT,
+  after TEXT NOT NULL,
+  cause TEXT NOT NULL
+) STRICT;
+CREATE INDEX transitions_of_deployment ON transitions (deployment, wall);
+
+CREATE TABLE reports (
+  id INTEGER PRIMARY KEY,
+  product TEXT NOT NULL,
+  name TEXT NOT NULL,
+  boot INTEGER,
+  seq INTEGER,
+  content BLOB,
+  kind TEXT NOT NULL,
+  wall REAL NOT NULL,
+  body TEXT NOT NULL,
+  CHECK ((boot IS NULL) = (seq IS NULL) AND (seq IS NULL) = (content IS NULL))
+) STRICT;
+CREATE UNIQUE INDEX reports_by_key ON reports (product, name, boot, seq) WHERE boot IS NOT NULL;
+CREATE INDEX reports_of_device ON reports (product, name, wall);
+"""
+
+
+@MIGRATIONS(name="0001_first")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _first(db: Database) -> None:
+    db.executescript(_FIRST)
+
+
+SCHEMA_VERSION: Final = 1

@@ -1,0 +1,279 @@
+"""The ports over SQLite: one class per aggregate, all on one connection, none of which begins or ends a transaction.
+
+All SQL goes through `Database.execute`, which commits by itself only where no transaction is open; the owner of the
+connection opens one around every unit of work.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlite_utils import Database
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import Deployment, State, Transition
+from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.ports import Deployments, Devices, Releases, Reports, Rollouts, StoredReport
+from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+from ota_bridge.store import catalog_rows, rows
+from ota_bridge.store.identifiers import unused_id
+
+
+def _insert(table: str, columns: Sequence[str]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - constants of this package
+
+
+def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
+    return f"{_insert(table, columns)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+
+
+def _select(table: str, columns: Sequence[str]) -> str:
+    return f"SELECT {', '.join(columns)} FROM {table} "  # noqa: S608 - constants of this package
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)} " if conditions else ""
+
+
+class ReleaseTable:
+    """`Releases`: the release and its parts in two tables."""
+
+    _PUT: Final = _upsert("releases", catalog_rows.RELEASE_COLUMNS, ("id",))
+    _PUT_PART: Final = _upsert("release_parts", catalog_rows.PART_COLUMNS, ("release", "component"))
+    _SELECT: Final = _select("releases", catalog_rows.RELEASE_COLUMNS)
+    _GET: Final = _SELECT + "WHERE id = ?"
+    _ALL: Final = _SELECT + "WHERE ?1 IS NULL OR product = ?1 ORDER BY id"
+    _PARTS: Final = _select("release_parts", catalog_rows.PART_COLUMNS) + "WHERE release = ? ORDER BY position"
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def get(self, release: ReleaseId) -> Release | None:
+        row = self._execute(self._GET, (release,)).fetchone()
+        return None if row is None else self._whole(row)
+
+    def put(self, release: Release) -> None:
+        self._execute(self._PUT, catalog_rows.release_row(release))
+        self._execute("DELETE FROM release_parts WHERE release = ?", (release.id,))
+        for position, part in enumerate(release.parts.values()):
+            self._execute(self._PUT_PART, catalog_rows.part_row(release.id, position, part))
+
+    def all(self, *, product: str | None = None) -> Sequence[Release]:
+        return [self._whole(row) for row in self._execute(self._ALL, (product,)).fetchall()]
+
+    def _whole(self, row: rows.Row) -> Release:
+        parts = [catalog_rows.part_from(part) for part in self._execute(self._PARTS, (row[0],))]
+        return catalog_rows.release_from(row, {part.component: part for part in parts})
+
+
+class DeviceTable:
+    """`Devices`."""
+
+    _PUT: Final = _upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
+    _SELECT: Final = _select("devices", rows.DEVICE_COLUMNS)
+    _GET: Final = _SELECT + "WHERE product = ? AND name = ?"
+    _NAMED: Final = _SELECT + "WHERE name = ?1 OR (label = ?1 AND label <> '') ORDER BY product, name"
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def get(self, device: DeviceId) -> Device | None:
+        row = self._execute(self._GET, (device.product, device.name)).fetchone()
+        return None if row is None else rows.device_from(row)
+
+    def put(self, device: Device) -> None:
+        self._execute(self._PUT, rows.device_row(device))
+
+    def named(self, name: str) -> Sequence[Device]:
+        return [rows.device_from(row) for row in self._execute(self._NAMED, (name,))]
+
+    def page(
+        self,
+        *,
+        product: str | None = None,
+        state: DeviceState | None = None,
+        tag: str | None = None,
+        after: DeviceId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Device]:
+        conditions: list[str] = []
+        values: list[Any] = []
+        if product is not None:
+            conditions.append("product = ?")
+            values.append(product)
+        if state is not None:
+            conditions.append("state = ?")
+            values.append(state.value)
+        if tag is not None:
+            conditions.append("tags <> '[]' AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
+            values.append(tag)
+        if after is not None:
+            conditions.append("(product, name) > (?, ?)")
+            values += (after.product, after.name)
+        sql = self._SELECT + _where(conditions) + "ORDER BY product, name LIMIT ?"
+        return [rows.device_from(row) for row in self._execute(sql, (*values, limit))]
+
+    def count(self, *, product: str | None = None) -> int:
+        if product is None:
+            found = self._execute("SELECT count(*) FROM devices").fetchone()
+        else:
+            found = self._execute("SELECT count(*) FROM devices WHERE product = ?", (product,)).fetchone()
+        return int(found[0])
+
+
+class DeploymentTable:
+    """`Deployments`: attempts in one table, their transitions in another."""
+
+    _PUT: Final = _upsert("deployments", rows.DEPLOYMENT_COLUMNS, ("id",))
+    _SELECT: Final = _select("deployments", rows.DEPLOYMENT_COLUMNS)
+    _GET: Final = _SELECT + "WHERE id = ?"
+    _OPEN_OF: Final = _SELECT + "WHERE product = ? AND name = ? AND is_open = 1 ORDER BY id"
+    _RECENT: Final = (
+        _SELECT + "WHERE product = ? AND name = ? ORDER BY product, name, created_wall DESC, id DESC LIMIT ?"
+    )
+    _OF_ROLLOUT: Final = _SELECT + "WHERE rollout = ? AND latest = 1 AND id > ? ORDER BY id LIMIT ?"
+    _OPEN_OF_ROLLOUT: Final = (
+        _SELECT + "WHERE rollout = ? AND latest = 1 AND is_open = 1 AND id > ? ORDER BY id LIMIT ?"
+    )
+    _ALL_OPEN: Final = _SELECT + "WHERE is_open = 1 AND id > ? ORDER BY id LIMIT ?"
+    _DUE: Final = _SELECT + "WHERE is_open = 1 AND due_wall <= ? ORDER BY due_wall, id LIMIT ?"
+    _RECORD: Final = _insert("transitions", rows.TRANSITION_COLUMNS)
+    _HISTORY: Final = _select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY wall, id"
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def get(self, deployment: DeploymentId) -> Deployment | None:
+        row = self._execute(self._GET, (deployment,)).fetchone()
+        return None if row is None else rows.deployment_from(row)
+
+    def put(self, deployment: Deployment) -> None:
+        self._execute(self._PUT, rows.deployment_row(deployment))
+
+    def open_of(self, device: DeviceId) -> Sequence[Deployment]:
+        return self._list(self._OPEN_OF, (device.product, device.name))
+
+    def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
+        return self._list(self._RECENT, (device.product, device.name, limit))
+
+    def of_rollout(
+        self,
+        rollout: RolloutId,
+        *,
+        open_only: bool = False,
+        after: DeploymentId | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Deployment]:
+        sql = self._OPEN_OF_ROLLOUT if open_only else self._OF_ROLLOUT
+        return self._list(sql, (rollout, after or "", limit))
+
+    def all_open(self, *, after: DeploymentId | None = None, limit: int = 1000) -> Sequence[Deployment]:
+        return self._list(self._ALL_OPEN, (after or "", limit))
+
+    def due(self, wall: float, *, limit: int = 500) -> Sequence[Deployment]:
+        return self._list(self._DUE, (wall, limit))
+
+    def next_due_wall(self) -> float | None:
+        sql = "SELECT min(due_wall) FROM deployments WHERE is_open = 1 AND due_wall IS NOT NULL"
+        found: float | None = self._execute(sql).fetchone()[0]
+        return found
+
+    def counts(self, rollout: RolloutId) -> Mapping[State, int]:
+        sql = "SELECT state, count(*) FROM deployments WHERE rollout = ? AND latest = 1 GROUP BY state"
+        return {State(state): count for state, count in self._execute(sql, (rollout,))}
+
+    def record(self, transition: Transition) -> None:
+        self._execute(self._RECORD, rows.transition_row(transition))
+
+    def history(self, deployment: DeploymentId) -> Sequence[Transition]:
+        return [rows.transition_from(row) for row in self._execute(self._HISTORY, (deployment,))]
+
+    def shift_due(self, by_s: float) -> None:
+        self._execute(
+            "UPDATE deployments SET due_wall = due_wall + ?1, retry_wall = retry_wall + ?1 "
+            "WHERE due_wall IS NOT NULL OR retry_wall IS NOT NULL",
+            (by_s,),
+        )
+
+    def _list(self, sql: str, values: Sequence[Any]) -> Sequence[Deployment]:
+        return [rows.deployment_from(row) for row in self._execute(sql, values)]
+
+
+class RolloutTable:
+    """`Rollouts`."""
+
+    _PUT: Final = _upsert("rollouts", catalog_rows.ROLLOUT_COLUMNS, ("id",))
+    _SELECT: Final = _select("rollouts", catalog_rows.ROLLOUT_COLUMNS)
+    _GET: Final = _SELECT + "WHERE id = ?"
+    _ALL: Final = (
+        _SELECT + "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR product = ?2) ORDER BY created_wall, id"
+    )
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def get(self, rollout: RolloutId) -> Rollout | None:
+        row = self._execute(self._GET, (rollout,)).fetchone()
+        return None if row is None else catalog_rows.rollout_from(row)
+
+    def put(self, rollout: Rollout) -> None:
+        self._execute(self._PUT, catalog_rows.rollout_row(rollout))
+
+    def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
+        values = (None if state is None else state.value, product)
+        return [catalog_rows.rollout_from(row) for row in self._execute(self._ALL, values)]
+
+
+class ReportTable:
+    """`Reports`."""
+
+    _ADD: Final = _insert("reports", rows.REPORT_COLUMNS)
+    _SEEN: Final = "SELECT content FROM reports WHERE product = ? AND name = ? AND boot = ? AND seq = ?"
+    _KNOWS: Final = "SELECT 1 FROM reports WHERE product = ? AND name = ? AND boot = ? LIMIT 1"
+    _RECENT: Final = (
+        _select("reports", rows.REPORT_COLUMNS) + "WHERE product = ? AND name = ? ORDER BY wall DESC, id DESC LIMIT ?"
+    )
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
+        key = (device.product, device.name, rows.to_signed(boot), rows.to_signed(seq))
+        row = self._execute(self._SEEN, key).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def knows_boot(self, device: DeviceId, boot: int) -> bool:
+        values = (device.product, device.name, rows.to_signed(boot))
+        return self._execute(self._KNOWS, values).fetchone() is not None
+
+    def add(self, report: StoredReport) -> None:
+        self._execute(self._ADD, rows.report_row(report))
+
+    def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
+        values = (device.product, device.name, limit)
+        return [rows.report_from(row) for row in self._execute(self._RECENT, values)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The unit of work: every port over one connection."""
+
+    releases: Releases
+    devices: Devices
+    deployments: Deployments
+    rollouts: Rollouts
+    reports: Reports
+
+    @classmethod
+    def over(cls, db: Database) -> "Tables":
+        """The ports on this connection."""
+        return cls(ReleaseTable(db), DeviceTable(db), DeploymentTable(db), RolloutTable(db), ReportTable(db))
+
+    def new_deployment_id(self) -> DeploymentId:
+        return DeploymentId(unused_id("", 6, lambda text: self.deployments.get(DeploymentId(text)) is not None))
+
+    def new_rollout_id(self) -> RolloutId:
+        return RolloutId(unused_id("r-", 3, lambda text: self.rollouts.get(RolloutId(text)) is not None))
