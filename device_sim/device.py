@@ -33,6 +33,7 @@ from device_sim.wire import BlockData, decode_block, decode_update, text
 log = logging.getLogger(__name__)
 
 DIGEST_BYTES = 8
+ENDS = {"rolled_back": Result.ROLLED_BACK, "fail": Result.FAILED, "canceled": Result.CANCELED}
 NONCE_BYTES = 16
 FAULTY_WATCHDOG_S = 5.0
 MIN_CHECK_IN_GAP_S = 1.0
@@ -51,6 +52,7 @@ class Device:
         )
         self._online = False
         self._watchdog_at_s: float | None = None
+        self._checked_in = False
         self._checked_in_at_s = float("-inf")
         self._result, self._reason = Result.NONE, ""
         self._session: Session
@@ -72,8 +74,8 @@ class Device:
             fault=self._fault,
         )
         self._updater = Updater(session)
+        self._checked_in = False
         self._checked_in_at_s = float("-inf")
-        session.check_in_at_s = now_s
         session.result, session.reason = self._result, self._reason
         self._watchdog_at_s = None
         if booted.trial:
@@ -81,10 +83,8 @@ class Device:
             watchdog_s = min(FAULTY_WATCHDOG_S, self.config.watchdog_s) if faulty else self.config.watchdog_s
             self._watchdog_at_s = now_s + watchdog_s
         final = self._storage.settings.final
-        if final is not None:
-            if final.state == "rolled_back":
-                session.result, session.reason = Result.ROLLED_BACK, final.reason
-            session.send_final(final, now_s + 0.05)
+        if final is not None and final.state in ENDS:
+            session.result, session.reason = ENDS[final.state], final.sentence
 
     def connected(self, now_s: float) -> list[Action]:
         """The broker took us, both subscriptions stand."""
@@ -94,9 +94,12 @@ class Device:
         self._online = True
         session.outbox.send_again(now_s)
         self._updater.reconnected(now_s)
-        if not session.outbox.waits(Kind.CHECK_IN):
-            session.check_in_at_s = None
-            session.check_in_within(now_s, 0.0, 0.1)
+        if not self._checked_in:
+            self._check_in(now_s)  # the first word of a boot
+            if self._storage.settings.final is not None:
+                session.send_final(self._storage.settings.final, now_s)
+        elif not session.outbox.waits(Kind.CHECK_IN):
+            session.check_in_within(now_s, 0.0, 0.5)
         return self.tick(now_s)
 
     def disconnected(self) -> None:
@@ -214,8 +217,8 @@ class Device:
             self._check_in_acknowledged(now_s)
         if Kind.BURNING in kinds:
             for deployment, verdict in [*((name, False) for name in stop), *((name, True) for name in go)]:
-                if self._updater.waits_for_verdict(deployment):
-                    self._updater.verdict(go=verdict, now_s=now_s)
+                if self._updater.installer.waits_for(deployment):
+                    self._updater.installer.verdict(go=verdict)
 
     def _check_in_acknowledged(self, now_s: float) -> None:
         session, settings = self._session, self._storage.settings
@@ -285,7 +288,7 @@ class Device:
             "parts": {config.component: [running.version, seq, digest, int(running.trial)]},
             "have": [] if have is None else [list(have)],
         }
-        self._checked_in_at_s = now_s
+        self._checked_in, self._checked_in_at_s = True, now_s
         session.outbox.add(Kind.CHECK_IN, message, now_s)
         session.check_in_at_s = None
         # A check-in changes the nonce that offers must answer, so the next is not soon, unless asked for.

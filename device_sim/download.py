@@ -52,6 +52,7 @@ class ImageDownload:
         self._trip = trip
         self._part = bytearray()
         self._again = 0
+        self._list_again = 0
         self.manifest = manifest
         self.limits = limits
         self.outcome = Outcome.PULLING
@@ -143,11 +144,11 @@ class ImageDownload:
         size = self.puller.size_bytes
         if root_of(self._storage.read_list(0, size)) == self.manifest.root:
             self._storage.save(download=replace(record, list_verified=True))
-            self._in_list, self._again = False, 0
+            self._in_list = False
             self.puller = self._image_puller()
             return
-        self._again += 1
-        if self._again > MAX_AGAIN:
+        self._list_again += 1
+        if self._list_again > MAX_AGAIN:
             self.outcome = Outcome.BAD
             return
         self._storage.prepare_list(size)

@@ -25,7 +25,8 @@ def live_progress(count: int) -> Iterator[OnProgress]:
         TextColumn("{task.percentage:>3.0f} %"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(f"{count} devices", total=float(count))
 
         def on_progress(event: dict[str, Any]) -> None:

@@ -74,7 +74,7 @@ class Session:
 
     def finish(self, final: Final, result: Result, now_s: float) -> None:
         """Send the last word on a deployment; the caller has put it into flash."""
-        self.result, self.reason = result, f"{final.code} {final.reason}" if result is Result.FAILED else final.reason
+        self.result, self.reason = result, final.sentence
         self.send_final(final, now_s)
 
     def send_final(self, final: Final, now_s: float) -> None:

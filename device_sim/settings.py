@@ -41,6 +41,11 @@ class Final:
     reason: str
     version: str
 
+    @property
+    def sentence(self) -> str:
+        """The reason for people; a refusal begins with its name."""
+        return f"{self.code}: {self.reason}" if self.code.startswith("REFUSED") else self.reason
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:

@@ -163,7 +163,7 @@ class Runner:
 
     async def _read(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            topic, payload = str(message.topic), bytes(message.payload)  # type: ignore[arg-type]  # v3.1.1: bytes
+            topic, payload = str(message.topic), bytes(message.payload)
             if topic == self._block_topic:
                 self._block(payload)
             elif topic == self._update_topic and not message.retain:

@@ -3,15 +3,15 @@
 1. Nothing is erased and no block asked for before the manifest and the ticket hold (`manifest.py`).
 2. An offer must answer the latest check-in; the same deployment with the same manifest is only refreshed.
 3. A download belongs to its manifest: another deployment of the same one goes on where the last one stopped.
-4. It burns only after the bridge's `go` to its `burning`; from then on a cancel is `too_late`.
+4. Once the bridge's `go` was received (`install.py`), a cancel is `too_late`.
 5. Refusals of blocks are obeyed: stop and check in, wait, or ask for less; they never fail a download.
 """
 
 from dataclasses import replace
 
-from device_sim.bootloader import manifest_version
 from device_sim.download import ImageDownload, Outcome, SmallFetch, list_bytes, position_in_flash
 from device_sim.errors import ManifestRefused, Refusal
+from device_sim.install import Installer
 from device_sim.manifest import Manifest, check_ticket, judge, judge_needs, read_manifest
 from device_sim.model import FaultKind, Phase, Result
 from device_sim.offers import Offer, Piece, check_sizes
@@ -22,7 +22,6 @@ from device_sim.settings import Download, Final, Trial
 from device_sim.wire import BlockData, BlockRefusal
 
 DIGEST_BYTES = 8
-VERDICT_TIMEOUT_S = 60.0
 MAX_IDLE_REFUSALS = 8
 SILENT_BEFORE_CHECK_IN = 5
 
@@ -43,10 +42,7 @@ class Updater:
         self._stale_in_row = 0
         self._told_percent = 0
         self._told_at_s = float("-inf")
-        self._released = False
-        self._held_back = False
-        self._window_s: tuple[float, float] | None = None
-        self._verdict_until_s: float | None = None
+        self.installer = Installer(session)
 
     @property
     def position(self) -> tuple[int, int, str]:
@@ -84,7 +80,8 @@ class Updater:
                 offer.manifest.digest,
             )
         ):
-            self._refresh(offer, now_s)
+            self._stopped = False
+            self.installer.offered(offer, now_s)
             return True
         if (offer.boot, offer.nonce) != (s.boot.number, s.nonce) or not s.nonce:
             return False
@@ -105,8 +102,7 @@ class Updater:
         """The operator releases an offer that waited for a command."""
         record = self._s.storage.settings.download
         if record is not None and record.id == deployment:
-            self._released, self._held_back, self._window_s = True, False, None
-            self._burn_if_due(now_s)
+            self.installer.release(now_s)
 
     def cancel(self, deployment: str, now_s: float) -> None:
         """The operator wants it no more: `canceled`, or `too_late` once `go` was received."""
@@ -129,28 +125,6 @@ class Updater:
         else:
             s.send_final(final, now_s)
 
-    def verdict(self, *, go: bool, now_s: float) -> None:
-        """The bridge's answer to `burning`."""
-        s, record = self._s, self._s.storage.settings.download
-        if s.phase is not Phase.INSTALLING or record is None:
-            return
-        s.outbox.drop(Kind.BURNING)
-        self._verdict_until_s = None
-        if not go:
-            s.phase = Phase.DOWNLOADED
-            self._held_back, self._released = True, False
-            return
-        if s.fault.fires(FaultKind.REBOOT_IN, Phase.INSTALLING):
-            s.storage.save(installing=True, trial_id=record.id)
-        else:
-            s.storage.save(trial=Trial.PENDING, trial_id=record.id)
-        s.reboot()
-
-    def waits_for_verdict(self, deployment: str) -> bool:
-        """Whether a verdict on this deployment is awaited."""
-        record = self._s.storage.settings.download
-        return self._s.phase is Phase.INSTALLING and record is not None and record.id == deployment
-
     def downloaded_acknowledged(self) -> None:
         """The bridge knows that the image is here."""
         if self._s.phase is Phase.DOWNLOADED and self._s.fault.fires(FaultKind.REBOOT_IN, Phase.DOWNLOADED):
@@ -168,7 +142,7 @@ class Updater:
         except ManifestRefused:
             self._s.storage.save(download=None)
             return
-        self._begin(manifest, record.apply_now, now_s)
+        self._begin(manifest, released=record.apply_now, now_s=now_s)
 
     def reconnected(self, now_s: float) -> None:
         """What was outstanding before the line broke is lost."""
@@ -207,23 +181,16 @@ class Updater:
 
     def deadline_s(self) -> float | None:
         """When `poll` has something to do."""
-        if self._s.phase is Phase.INSTALLING:
-            return self._verdict_until_s
-        if self._s.phase is Phase.DOWNLOADED:
-            return self._window_s[0] if self._window_s and self._may_burn() else None
+        if self._s.phase in {Phase.DOWNLOADED, Phase.INSTALLING}:
+            return self.installer.deadline_s()
         puller = self._puller()
         return None if puller is None or self._stopped else puller.deadline_s()
 
     def poll(self, now_s: float) -> None:
         """Send the block request that is due."""
         s = self._s
-        if s.phase is Phase.INSTALLING and self._verdict_until_s is not None:
-            if now_s >= self._verdict_until_s:
-                self.verdict(go=False, now_s=now_s)
-                s.check_in_within(now_s, 0.5, 3.0)
-            return
-        if s.phase is Phase.DOWNLOADED:
-            self._burn_if_due(now_s)
+        if s.phase in {Phase.DOWNLOADED, Phase.INSTALLING}:
+            self.installer.poll(now_s)
             return
         puller = self._puller()
         if puller is None or self._stopped:
@@ -310,11 +277,12 @@ class Updater:
             s.check_in_within(now_s, 0.0, 0.5)
             return
         self._accept(offer, manifest, envelope)
-        self._begin(manifest, offer.apply_now, now_s)
-        self._refresh(offer, now_s)
+        self._begin(manifest, released=False, now_s=now_s)
+        self.installer.offered(offer, now_s)
 
     def _accept(self, offer: Offer, manifest: Manifest, envelope: bytes) -> None:
         storage = self._s.storage
+        at_once = offer.apply_now and offer.start_in_s is None  # a window is not known after a restart
         slot, record = 1 - storage.settings.active, storage.settings.download
         self._forget()
         self._offer = offer
@@ -323,22 +291,20 @@ class Updater:
             window=min(self._s.config.window, offer.window_max),
         )
         if record is not None and record.envelope_digest == manifest.envelope_digest:
-            storage.save(download=replace(record, id=offer.id, apply_now=offer.apply_now))
+            storage.save(download=replace(record, id=offer.id, apply_now=at_once))
             return
         storage.save(download=None)
         leaves = list_bytes(manifest) if self._s.config.level == "L1" else 0
         storage.prepare(slot, envelope=envelope, image_bytes=manifest.size_bytes, list_bytes=leaves)
         storage.save(
-            download=Download(
-                id=offer.id, slot=slot, envelope_digest=manifest.envelope_digest, apply_now=offer.apply_now
-            )
+            download=Download(id=offer.id, slot=slot, envelope_digest=manifest.envelope_digest, apply_now=at_once)
         )
 
-    def _begin(self, manifest: Manifest, apply_now: bool, now_s: float) -> None:
+    def _begin(self, manifest: Manifest, *, released: bool, now_s: float) -> None:
         s = self._s
         s.result, s.reason = Result.NONE, ""
         s.phase = Phase.DOWNLOADING
-        self._released = apply_now
+        self.installer.reset(released=released)
         self._download = ImageDownload(
             config=s.config,
             storage=s.storage,
@@ -352,16 +318,6 @@ class Updater:
         self._told_percent = self._download.position * 10 // manifest.size_bytes * 10
         self._download_progress(now_s)
 
-    def _refresh(self, offer: Offer, now_s: float) -> None:
-        self._released = offer.apply_now or (self._released and self._s.phase is Phase.INSTALLING)
-        self._held_back = False
-        self._window_s = None
-        if offer.start_in_s is not None:
-            start_s = now_s + offer.start_in_s
-            self._window_s = (start_s, start_s + (offer.length_s or 86400.0))
-        self._stopped = False
-        self._burn_if_due(now_s)
-
     def _download_progress(self, now_s: float) -> None:
         s, download, record = self._s, self._download, self._s.storage.settings.download
         assert download is not None
@@ -371,7 +327,7 @@ class Updater:
             s.phase = Phase.DOWNLOADED
             s.outbox.drop(Kind.PROGRESS)
             s.progress(Kind.DOWNLOADED, "downloaded", now_s, deployment=record.id, version=manifest.version)
-            self._burn_if_due(now_s)
+            self.installer.burn_if_due(now_s)
         elif download.outcome is Outcome.BAD:
             reason = "the image does not match its manifest"
             final = Final(id=record.id, state="fail", code=Refusal.DIGEST, reason=reason, version=manifest.version)
@@ -385,26 +341,6 @@ class Updater:
                 s.progress(
                     Kind.PROGRESS, "downloading", now_s, deployment=record.id, version=manifest.version, percent=percent
                 )
-
-    def _may_burn(self) -> bool:
-        waits = self._s.fault.kind is FaultKind.REBOOT_IN and self._s.fault.phase is Phase.DOWNLOADED
-        return self._released and not self._held_back and not (waits and self._s.fault.armed)
-
-    def _burn_if_due(self, now_s: float) -> None:
-        s, record = self._s, self._s.storage.settings.download
-        if s.phase is not Phase.DOWNLOADED or record is None or not self._may_burn():
-            return
-        if self._window_s is not None:
-            start_s, end_s = self._window_s
-            if now_s >= end_s:
-                self._window_s, self._released = None, False
-                s.check_in_within(now_s, 0.0, 5.0)
-            if not start_s <= now_s < end_s:
-                return
-        s.phase = Phase.INSTALLING
-        self._verdict_until_s = now_s + VERDICT_TIMEOUT_S
-        version = manifest_version(s.storage, s.trust)
-        s.progress(Kind.BURNING, "burning", now_s, deployment=record.id, version=version)
 
     def _refuse(self, offer: Offer, refused: ManifestRefused, now_s: float) -> None:
         s = self._s
@@ -435,8 +371,8 @@ class Updater:
     def _forget(self) -> None:
         self._download = self._fetch = self._offer = None
         self._fetched = []
-        self._window_s = self._verdict_until_s = None
-        self._released = self._held_back = self._stopped = False
+        self.installer.reset()
+        self._stopped = False
         self._refused_in_row = 0
         self._s.phase = Phase.IDLE
         for kind in (Kind.BURNING, Kind.PROGRESS, Kind.DOWNLOADED, Kind.DEFER):

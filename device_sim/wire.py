@@ -81,7 +81,7 @@ def decode_block(payload: bytes) -> BlockData | BlockRefusal:
     except (ValueError, TypeError, RecursionError, msgpack.UnpackException) as error:
         raise Malformed(f"a block that does not parse: {error}") from None
     match message:
-        case [bytes() as artifact, int() as offset, bytes() as data]:
+        case [bytes() as artifact, int() as offset, bytes() as data] if type(offset) is int:
             return BlockData(artifact, offset, data)
         case [bytes() as artifact, int() as offset, int() as code, int() | float() as after, size, count, *_]:
             if all(type(number) is int for number in (offset, code, size, count)) and 0 <= after < 1e6:  # noqa: PLR2004

@@ -22,7 +22,7 @@ from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.config import Config, TopicIdentity
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import BlockServer, Pacing
-from ota_bridge.core.errors import ConfigError, InvalidInput, NotFound
+from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.updates import Rules
@@ -176,11 +176,8 @@ async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAd
     embedded = EmbeddedBroker(root=config.topics.root)
     try:
         await embedded.start(config.embedded.host, config.embedded.port)
-    except OSError as error:
-        raise ConfigError(
-            f"the embedded broker cannot listen on {config.embedded.host}:{config.embedded.port}: {error.strerror};"
-            " set embedded.port, or broker.url to use the broker that runs there"
-        ) from error
+    except BrokerError as error:
+        raise ConfigError(f"{error}; set embedded.port, or broker.url to use the broker that runs there") from error
     try:
         address = BrokerAddress(host=config.embedded.host, port=embedded.port)
         yield address, address

@@ -112,6 +112,7 @@ class Gateway:
     _clock_offset_s: float | None = None
     _ticking: bool = False
     _damaged_told: int = 0
+    _all_rollouts: bool = False
 
     def now(self) -> Now:
         """Both clocks."""
@@ -336,6 +337,7 @@ class Gateway:
         if control is not None:
             self._planes.control = control
             self._planes.published = None
+            self._all_rollouts = control  # what was in flight, and what a new broker never had
         if blocks is not None:
             self._planes.blocks = blocks
         self.publish_planes()
@@ -357,13 +359,14 @@ class Gateway:
         }
 
     async def _publish_summaries(self) -> None:
-        if not self._rollouts or not self._planes.control:
+        if not (self._rollouts or self._all_rollouts) or not self._planes.control:
             return
-        wanted = list(self._rollouts)
+        wanted, everything = list(self._rollouts), self._all_rollouts
         self._rollouts.clear()
+        self._all_rollouts = False
 
         def work(unit: UnitOfWork) -> list[dict[str, Any]]:
-            found = [unit.rollouts.get(name) for name in wanted]
+            found = list(unit.rollouts.all()) if everything else [unit.rollouts.get(name) for name in wanted]
             return [rollout_view(rollout, unit.deployments.counts(rollout.id)) for rollout in found if rollout]
 
         for view in await asyncio.to_thread(self.store.read, work):

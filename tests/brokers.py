@@ -253,6 +253,7 @@ async def client(address: BrokerAddress, client_id: str | None = None) -> AsyncI
         password=address.password,
         tls_context=context,
         protocol=aiomqtt.ProtocolVersion.V311,
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         timeout=10,
     ) as connected:
         yield connected

@@ -2,23 +2,20 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from ota_bridge.config import Config
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.operations import OPERATIONS, perform
-from ota_bridge.core.rollout.policy import Retries
-from ota_bridge.core.updates import Rules
 from ota_bridge.core.values import Now
+from ota_bridge.daemon import DATABASE, rules_of
 from ota_bridge.store.sqlite import open_readonly
 from ota_bridge.web.local_client import DaemonNotRunning
-
-DATABASE_NAME: Final = "ota-bridge.db"
 
 
 def read_database(config: Config, op: str, args: Mapping[str, Any], not_running: DaemonNotRunning) -> tuple[Any, float]:
     """The result of a read and the wall time of the last commit; raises `not_running` where this cannot be."""
-    path = config.data_dir / DATABASE_NAME
+    path = config.data_dir / DATABASE
     operation = OPERATIONS.get(op)
     if operation is None or operation.writes or not path.is_file():
         raise not_running
@@ -32,8 +29,7 @@ def read_database(config: Config, op: str, args: Mapping[str, Any], not_running:
 
 
 def _bridge(config: Config) -> Bridge:
-    retries = Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s)
-    return Bridge(Rules(retries=retries), verify=_never, ticket=_never)
+    return Bridge(rules_of(config), verify=_never, ticket=_never)
 
 
 def _never(*_: Any, **__: Any) -> NoReturn:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -72,9 +72,19 @@ class Output:
         """Rows under upper-case heads; `empty` is said where there are none."""
         listed = [[cell(value) for value in row] for row in rows]
         if listed:
-            self.console.print(table(columns, listed))
+            self.show(table(columns, listed))
         else:
             self.note(empty)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Anything; without the spaces at the ends of lines when piped."""
+        if self.console.is_terminal:
+            self.console.print(renderable)
+            return
+        with self.console.capture() as capture:
+            self.console.print(renderable)
+        sys.stdout.write("".join(f"{line.rstrip()}\n" for line in capture.get().splitlines()))
+        sys.stdout.flush()
 
     def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values of one thing; empty values are left out."""
@@ -82,7 +92,7 @@ class Output:
         for name, value in pairs:
             if value not in (None, "", [], {}):
                 grid.add_row(Text(name, style="dim"), cell(value))
-        self.console.print(grid)
+        self.show(grid)
 
     @contextmanager
     def bar(self, title: str, total: int) -> Iterator[Progress]:

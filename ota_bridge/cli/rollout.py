@@ -23,7 +23,7 @@ _RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="As `ro
 def start(
     context: typer.Context,
     release: ReleaseArgument,
-    devices: Annotated[list[str] | None, typer.Argument(metavar="[DEVICE]...", help="More devices after --to.")] = None,
+    devices: Annotated[list[str] | None, typer.Argument(metavar="DEVICE", help="More devices after --to.")] = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", metavar="all|DEVICE", help="Everyone, or a device; may be repeated.")
     ] = None,
@@ -74,7 +74,7 @@ def status(
     else:
         answer = session.read("rollout.status", {"rollout": rollout})
         if not session.shown_as_json(None, answer):
-            session.output.console.print(_status_view(answer.result))
+            session.output.show(_status_view(answer.result))
 
 
 @commands.command("percent")

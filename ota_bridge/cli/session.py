@@ -45,6 +45,7 @@ class Session:
     file: Path | None = None
     flags: dict[str, str] = field(default_factory=dict)
     as_json: bool = False
+    show_traceback: bool = False
 
     @classmethod
     def of(cls, context: typer.Context, *, as_json: bool = False) -> "Session":

@@ -9,7 +9,7 @@ import typer
 
 from ota_bridge.cli.session import JsonOption, Session
 from ota_bridge.config import Config
-from ota_bridge.core.errors import BrokerError, InvalidInput, Malformed, OperatorError
+from ota_bridge.core.errors import BrokerError, Malformed, OperatorError
 from ota_bridge.core.values import DeviceId
 from ota_bridge.decode import MapKeys, read_json, read_msgpack
 from ota_bridge.mqtt.listen import listen
@@ -24,7 +24,7 @@ _DEVICE_TOPICS: Final = ("report", "update", "get", "block", "event")
 _RETRY_S: Final = 1.0
 
 _Device = Annotated[
-    str | None, typer.Argument(metavar="[DEVICE]", help="PRODUCT/NAME; everything where none is named.")
+    str | None, typer.Argument(metavar="[DEVICE]", help="PRODUCT/NAME or NAME; all where none is named.")
 ]
 
 
@@ -51,7 +51,8 @@ def events(context: typer.Context, device: _Device = None) -> None:
     args = {} if device is None else {"device": device}
     try:
         for event in session.client().stream("events", args):
-            session.output.json(event)
+            line = event.get("line")
+            typer.echo(line) if isinstance(line, str) else session.output.json(event)
     except KeyboardInterrupt:
         return
 
@@ -85,11 +86,9 @@ def topic_filters(root: str, device: str | None, *, blocks: bool = True) -> list
     planes = [name for name in _DEVICE_TOPICS if blocks or name not in {"get", "block"}]
     if device is None:
         return [f"{root}/#"] if blocks else [*(f"{root}/{name}/#" for name in planes), f"{root}/state/#"]
-    try:
-        known = DeviceId.parse(device)
-    except InvalidInput as error:
-        raise InvalidInput(f"tail: {error}") from None
-    return [f"{root}/{name}/{known}" for name in planes]
+    product, _, name = device.rpartition("/")
+    DeviceId(product or name, name)  # only for its checks: no wildcard gets into a filter
+    return [f"{root}/{plane}/{product or '+'}/{name}" for plane in planes]
 
 
 def broker_of(session: Session) -> BrokerAddress:

@@ -98,7 +98,7 @@ def _device_table(devices: Sequence[Mapping[str, Any]]) -> Table:
 def _links(bridge: Mapping[str, Any]) -> Text:
     text = Text(style="dim")
     for name in ("control", "blocks"):
-        up = bridge.get(name)
+        up = bridge.get(name) == "up"
         text.append(f"{name} link ").append("up  " if up else "DOWN  ", style="green" if up else "red")
     return text
 

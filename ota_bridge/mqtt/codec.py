@@ -23,8 +23,6 @@ from ota_bridge.core.errors import ConfigError, Malformed
 PINGREQ: Final = b"\xc0\x00"
 DISCONNECT: Final = b"\xe0\x00"
 
-SUBACK_REFUSED: Final = 0x80
-
 LENGTH_MAX: Final = 268_435_455
 """The largest remaining length that four bytes can say (§2.2.3)."""
 
@@ -65,7 +63,7 @@ class Connack(NamedTuple):
 
 
 class Suback(NamedTuple):
-    """The broker's answer to SUBSCRIBE: for each filter the QoS granted, or `SUBACK_REFUSED`."""
+    """The broker's answer to SUBSCRIBE: for each filter the QoS granted, or 0x80: refused."""
 
     packet_id: int
     codes: bytes

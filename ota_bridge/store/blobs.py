@@ -2,10 +2,10 @@
 
     ROOT/blobs/ab/<sha256 of the image, hex>     the image, 0444
     ROOT/chunks/ab/<Merkle root, hex>            its chunk list, 0444
-    ROOT/tmp/                                    what is being written; emptied when the store is opened
+    ROOT/unfinished/artifact-*                   what is being written; removed when the store is opened
 
-1. A file appears under its name only complete, checked and on disk: written in `tmp`, fsync, rename, fsync of the
-   directory; the chunk list before the image. One that is there already is replaced, which also heals a damaged one.
+1. A file appears under its name only complete, checked and on disk: written in `unfinished`, fsync, rename, fsync of
+   the directory; the chunk list before the image. One that is there is replaced, which also heals a damaged one.
 2. A file is never changed, truncated or removed in place, so what is being served stays what it was.
 3. Only the daemon, which holds the data directory's lock, opens this store.
 """
@@ -28,6 +28,8 @@ from ota_bridge.store.artifact import Artifact, ChunkList, MappedArtifact
 
 _READ_ONLY: Final = 0o444
 _OWNER_ONLY: Final = 0o700
+_UNFINISHED: Final = "unfinished"
+_PREFIX: Final = "artifact-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +59,10 @@ class BlobStore:
         self._lock = threading.RLock()
         self._opened: dict[tuple[str, bytes, bytes], _Opened] = {}
         try:
-            for name in ("blobs", "chunks", "tmp"):
-                (root / name).mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
-            for stale in (root / "tmp").iterdir():
+            root.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
+            for name in ("blobs", "chunks", _UNFINISHED):
+                (root / name).mkdir(mode=_OWNER_ONLY, exist_ok=True)
+            for stale in (root / _UNFINISHED).glob(_PREFIX + "*"):
                 stale.unlink()
         except OSError as error:
             raise StoreError(f"the artifact store {root} cannot be used: {error}") from error
@@ -151,7 +154,7 @@ class BlobWriter:
         self._sha256 = hashlib.sha256()
         self._md5 = hashlib.md5(usedforsecurity=False)
         self._size = 0
-        self._descriptor, self._tmp = _new_file(root / "tmp")
+        self._descriptor, self._tmp = _new_file(root / _UNFINISHED)
 
     def write(self, data: bytes | memoryview) -> None:
         """Take the next bytes; raises StoreError if the disk does not."""
@@ -218,7 +221,7 @@ def _path(directory: Path, digest: bytes) -> Path:
 
 def _new_file(directory: Path) -> tuple[int, Path]:
     try:
-        descriptor, name = tempfile.mkstemp(dir=directory)
+        descriptor, name = tempfile.mkstemp(dir=directory, prefix=_PREFIX)
     except OSError as error:
         raise StoreError(f"nothing can be written to {directory}: {error.strerror}") from error
     return descriptor, Path(name)
@@ -231,7 +234,7 @@ def _write_all(descriptor: int, data: bytes | memoryview) -> None:
 
 
 def _keep_bytes(root: Path, target: Path, data: bytes) -> None:
-    descriptor, tmp = _new_file(root / "tmp")
+    descriptor, tmp = _new_file(root / _UNFINISHED)
     try:
         _write_all(descriptor, data)
         _keep(descriptor, tmp, target)

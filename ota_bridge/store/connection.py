@@ -41,12 +41,12 @@ def open_writer(path: Path, schema: Schema = CURRENT) -> Database:
 
     Raises NewerSchema, StoreDamaged, or StoreError for anything else that keeps the file from being used.
     """
-    is_new = _prepare_file(path)
+    _prepare_file(path)
     db = _connect(path, mode="rw")
     try:
         try:
             _tune(db)
-            if not is_new:
+            if not _is_empty(db):
                 version = _check(db, path, schema)
                 if version < schema.version:
                     _back_up(db, path.with_name(f"{path.name}.v{version}.bak"))
@@ -96,15 +96,14 @@ def as_store_error(error: sqlite3.Error, path: Path) -> StoreError:
     return StoreError(f"database {path}: {error} ({name})")
 
 
-def _prepare_file(path: Path) -> bool:
-    """Make the file with the rights it keeps (SQLite gives them to `-wal` and `-shm` too); True if it holds nothing."""
+def _prepare_file(path: Path) -> None:
+    """Make the file with the rights it keeps; SQLite gives them to `-wal` and `-shm` too."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, _OWNER_ONLY))
         except FileExistsError:
             path.chmod(_OWNER_ONLY)
-        return path.stat().st_size == 0
     except OSError as error:
         raise StoreError(f"the database {path} cannot be made or opened: {error.strerror}") from error
 
@@ -133,6 +132,12 @@ def _write_ahead(db: Database) -> None:
     db.execute("PRAGMA journal_mode = WAL")
     db.execute(f"PRAGMA wal_autocheckpoint = {_WAL_AUTOCHECKPOINT_PAGES}")
     db.execute("PRAGMA journal_size_limit = 67108864")
+
+
+def _is_empty(db: Database) -> bool:
+    """True for a new file, or one whose first migration never ended."""
+    pages: int = db.execute("PRAGMA page_count").fetchone()[0]
+    return pages == 0
 
 
 def _check_owner(db: Database, path: Path, schema: Schema) -> int:

@@ -1,6 +1,6 @@
 """The SQLite store: one thread owns the only writing connection and commits what is queued in groups.
 
-1. The thread takes what is queued (at most `group_max` works, and no more once the group has run for GROUP_S), begins
+1. The thread takes what is queued (at most `group_max` works, and no more once the group has run for `group_s`), begins
    IMMEDIATE, runs each work in a SAVEPOINT of its own, commits once, and only then hands all outcomes over in ONE call
    of `deliver`.
 2. If the group cannot begin or commit (disk full, I/O error), nothing of it was committed: every work of it
@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -31,8 +32,6 @@ from ota_bridge.store.tables import Tables
 
 T = TypeVar("T")
 
-GROUP_S: Final = 0.05
-IDLE_S: Final = 2.0
 _CLOSED: Final = "the store is closed"
 
 _Item = tuple[Callable[[UnitOfWork], Any], Callable[[Outcome[Any]], None]]
@@ -44,15 +43,26 @@ class _GroupLost(Exception):
     """The transaction of the group is gone."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much one group takes and how much may wait for it."""
+
+    group_max: int = 200
+    group_s: float = 0.05
+    """A group that has run for this long commits: slow works must not keep the quick ones waiting."""
+    queue_max: int = 20_000
+    idle_s: float = 2.0
+    """The log is emptied once nothing was queued for this long."""
+
+
 class SqliteStore:
     """All aggregates in one SQLite file. Safe to use from any thread; `submit` never blocks on the disk."""
 
-    def __init__(self, db: Database, path: Path, deliver: Deliver, group_max: int, queue_max: int) -> None:
+    def __init__(self, db: Database, path: Path, deliver: Deliver, limits: Limits) -> None:
         self._db = db
         self._path = path
         self._deliver = deliver
-        self._group_max = group_max
-        self._queue_max = queue_max
+        self._limits = limits
         self._unit = Tables.over(db)
         self._readers = ReadConnections(path)
         self._queue: deque[_Item] = deque()
@@ -64,7 +74,12 @@ class SqliteStore:
     @classmethod
     def open(cls, path: Path, *, deliver: Deliver, group_max: int = 200, queue_max: int = 20_000) -> "SqliteStore":
         """Open, check and migrate the file at `path` and start the writer; raises StoreError and its kinds."""
-        store = cls(open_writer(path), path, deliver, group_max, queue_max)
+        return cls.open_with(path, deliver, Limits(group_max=group_max, queue_max=queue_max))
+
+    @classmethod
+    def open_with(cls, path: Path, deliver: Deliver, limits: Limits) -> "SqliteStore":
+        """`open` with every limit."""
+        store = cls(open_writer(path), path, deliver, limits)
         store._writer.start()
         return store
 
@@ -73,8 +88,10 @@ class SqliteStore:
         with self._wake:
             if self._closing:
                 raise StoreError(_CLOSED)
-            if len(self._queue) >= self._queue_max:
-                raise StoreError(f"the store is {self._queue_max} units of work behind and takes no more for now")
+            if len(self._queue) >= self._limits.queue_max:
+                raise StoreError(
+                    f"the store is {self._limits.queue_max} units of work behind and takes no more for now"
+                )
             self._queue.append((work, on_done))
             if len(self._queue) == 1:
                 self._wake.notify()
@@ -112,7 +129,7 @@ class SqliteStore:
                     return True
                 if self._closing:
                     return False
-                idle = not self._wake.wait(None if self._log_is_empty else IDLE_S)
+                idle = not self._wake.wait(None if self._log_is_empty else self._limits.idle_s)
             if idle and not self._queue:
                 self._empty_log()
 
@@ -122,11 +139,13 @@ class SqliteStore:
         changes = self._db.conn.total_changes
         try:
             self._begin()
-            end = time.monotonic() + GROUP_S
-            while self._queue and len(outcomes) < self._group_max and time.monotonic() < end:
+            end = time.monotonic() + self._limits.group_s
+            while True:
                 work, on_done = self._queue.popleft()
                 receivers.append(on_done)
                 outcomes.append(self._one(work))
+                if not self._queue or len(outcomes) >= self._limits.group_max or time.monotonic() >= end:
+                    break
             if self._db.conn.total_changes != changes:
                 self._db.execute("UPDATE store_facts SET last_commit_wall = ? WHERE id = 1", (time.time(),))
             self._db.execute("COMMIT")
@@ -172,7 +191,7 @@ class SqliteStore:
         except sqlite3.Error:
             _log.exception("database %s: rollback failed", self._path)
         if not receivers:  # it could not even begin
-            count = min(len(self._queue), self._group_max)
+            count = min(len(self._queue), self._limits.group_max)
             receivers = [self._queue.popleft()[1] for _ in range(count)]
         _log.error("%d units of work were not committed: %s", len(receivers), told)
         own = [outcome if isinstance(outcome, Failed) else Failed(told) for outcome in outcomes]

@@ -212,6 +212,22 @@ async def test_a_certificate_with_a_wildcard_for_a_name_reaches_no_device(site, 
         assert await received_until(control, b"honest") == [("$ota/report/demo/d3", b"honest")]
 
 
+async def test_the_applications_own_topics_work_and_are_kept_apart_too(site):
+    async with (
+        client(site.local("operator")) as operator,
+        client(site.device("demo/d1")) as one,
+        client(site.device("demo/d2")) as two,
+    ):
+        await operator.subscribe("telemetry/#", 0)
+        await one.subscribe("command/#", 0)
+        await two.publish("telemetry/demo/d1", b"forged", 1)
+        await two.publish("telemetry/demo/d2", b"21.5", 1)
+        assert await received_until(operator, b"21.5") == [("telemetry/demo/d2", b"21.5")]
+        await operator.publish("command/demo/d2", b"not for d1", 1)
+        await operator.publish("command/demo/d1", b"blink", 1)
+        assert await received_until(one, b"blink") == [("command/demo/d1", b"blink")]
+
+
 async def test_another_devices_client_id_does_not_evict_it(site):
     async with client(site.device("demo/d1"), "demo/d1") as victim:
         await victim.subscribe("$ota/update/demo/d1", 1)

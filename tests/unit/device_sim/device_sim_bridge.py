@@ -15,6 +15,7 @@ import cbor2
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from device_sim.device import Device
 from device_sim.flash import Flash
 from device_sim.link import Link
@@ -122,9 +123,7 @@ class Lab:
         self.config = self.config or DeviceConfig(product="p", device="d1", hw="r1", slot_bytes=SLOT_BYTES)
         self.payload = self.payload or payload_for(self.image)
         self.envelope = self.envelope or self.author.envelope(self.payload)
-        self.trust = parse_trust(
-            trust_document([self.author], [self.online_key] if self.online_key else [])
-        )
+        self.trust = parse_trust(trust_document([self.author], [self.online_key] if self.online_key else []))
         self.rng = Random(self.seed)
         self.fault = self.fault or Fault()
         self.link = Link(loss=self.loss, dup=self.dup, rng=Random(self.seed + 1))
@@ -153,9 +152,7 @@ class Lab:
         """A new process: everything but the flash file is gone."""
         self.flash = Flash(self.path, Storage.flash_bytes(self.config.slot_bytes))
         self.storage = Storage(self.flash, slot_bytes=self.config.slot_bytes, version=self.config.version)
-        self.device = Device(
-            config=self.config, storage=self.storage, trust=self.trust, rng=self.rng, fault=self.fault
-        )
+        self.device = Device(config=self.config, storage=self.storage, trust=self.trust, rng=self.rng, fault=self.fault)
         self.queue.clear()
         self.device.boot(self.now)
         self._do(self.device.connected(self.now))
@@ -190,10 +187,8 @@ class Lab:
         return [r for r in self.reports if r["type"] == "report_version"]
 
     def send(self, message, after_s=0.0):
-        if self.encoding == "json":
-            body = json.dumps(self._texts(message)).encode()
-        else:
-            body = msgpack.packb(message)
+        as_json = self.encoding == "json"
+        body = json.dumps(self._texts(message)).encode() if as_json else msgpack.packb(message)
         self._push("update", body, after_s)
 
     def slot_digest(self):
@@ -253,9 +248,9 @@ class Lab:
         if not self.acking:
             return
         answer = {"type": "report_ack", "boot": report["boot"], "seqs": [report["seq"]]}
-        if report["type"] == "report_progress" and report["report"]["progress"]["state"] == "burning":
-            if self.verdict:
-                answer[self.verdict] = [report["id"]]
+        state = report["report"].get("progress", {}).get("state")
+        if state == "burning" and self.verdict:
+            answer[self.verdict] = [report["id"]]
         self.on_report(report)
         self.send(answer)
         if report["type"] == "report_version" and self.offering:

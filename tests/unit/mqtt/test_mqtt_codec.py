@@ -163,6 +163,13 @@ def test_what_is_held_back_is_less_than_one_packet():
     assert decoder._rest == b""
 
 
+def test_a_packet_that_trickles_in_is_parsed_only_when_it_is_whole():
+    wire = codec.publish_head(b"a", 50_000) + bytes(50_000)
+    decoder = Decoder(max_packet_bytes=LIMIT)
+    decoder.feed(wire[:10])
+    assert len(wire) == decoder._needed_bytes
+
+
 def test_more_topics_than_are_remembered_are_still_read_and_checked(monkeypatch):
     monkeypatch.setattr(codec, "_TOPICS_KNOWN_MAX", 3)
     decoder = Decoder(max_packet_bytes=LIMIT)

@@ -1,0 +1,143 @@
+"""`ota-bridge`: the command line.
+
+Exit codes: 0 done, 1 refused or failed, 2 the command line or configuration cannot be understood, 3 no daemon runs.
+Every error is one sentence on stderr (with `--json` an object on stdout, too), never a traceback.
+"""
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ota_bridge import __version__
+from ota_bridge.cli.output import Output
+from ota_bridge.cli.serve import flags_of
+from ota_bridge.cli.session import Session
+from ota_bridge.core.errors import ConfigError, ManifestRefused, OperatorError, OtaBridgeError
+from ota_bridge.web.local_client import DaemonNotRunning
+
+EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
+EXIT_NO_DAEMON: Final = 3
+EXIT_INTERRUPTED: Final = 130
+EPILOG: Final = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 no daemon runs."
+
+GROUPS: Final = {"keys": "keys", "release": "release", "device": "device", "rollout": "rollout", "config": "config_cmd"}
+"""Name of a group of commands → its module."""
+COMMANDS: Final = {
+    "serve": "serve",
+    "watch": "watch",
+    "why": "watch",
+    "tail": "tail",
+    "events": "tail",
+    "doctor": "doctor",
+    "demo": "demo",
+}
+"""Name of a command → its module; the function has the same name."""
+
+
+def build() -> typer.Typer:
+    """The whole command line."""
+    app = typer.Typer(
+        name="ota-bridge",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        epilog=EPILOG,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(options)
+    for name, module in GROUPS.items():
+        app.add_typer(import_module(f"ota_bridge.cli.{module}").commands, name=name)
+    for name, module in COMMANDS.items():
+        app.command(name)(getattr(import_module(f"ota_bridge.cli.{module}"), name))
+    return app
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"ota-bridge {__version__}")
+        raise typer.Exit
+
+
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings [default: ./ota-bridge.toml].")
+    ] = None,
+    data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the daemon keeps its data.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of `config show`; may be repeated."),
+    ] = None,
+    show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Over-the-air updates for microcontrollers, beside any MQTT broker."""
+    del version
+    session = context.obj
+    assert isinstance(session, Session)
+    session.file = config
+    session.flags = flags_of(settings or [])
+    session.show_traceback = show_traceback
+    if data_dir is not None:
+        session.flags["data_dir"] = str(data_dir)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    session = Session()
+    try:
+        build()(args=list(arguments), prog_name="ota-bridge", obj=session)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # such as `| head`
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except Exception as error:  # noqa: BLE001 - the edge of the process
+        return _say(session, error)
+    return 0
+
+
+def _say(session: Session, error: Exception) -> int:
+    code, message = _code(error), _sentence(error)
+    if session.show_traceback:
+        traceback.print_exception(error)
+    output = Output(as_json=session.as_json)
+    if session.as_json:
+        output.json({"error": {"code": code, "message": message}})
+    output.note(f"error: {message}")
+    if isinstance(error, DaemonNotRunning):
+        return EXIT_NO_DAEMON
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def _code(error: Exception) -> str:
+    if isinstance(error, OperatorError):
+        return error.code
+    if isinstance(error, ManifestRefused):
+        return "refused"
+    return "config" if isinstance(error, ConfigError) else "failed"
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, OtaBridgeError):
+        return str(error)
+    if isinstance(error, OSError):
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or error}{place}"
+    return f"{type(error).__name__}: {error} (this should not happen; --traceback before the command shows where)"
+
+
+def main() -> None:
+    """The entry point."""
+    sys.exit(run(sys.argv[1:]))
