@@ -22,7 +22,7 @@ from device_sim.link import Link
 from device_sim.model import DeviceConfig, Fault, Phase, Result
 from device_sim.options import FleetOptions
 from device_sim.report import FleetReport, device_report, is_ok
-from device_sim.shell import Runner
+from device_sim.shell import Runner, end_tasks
 from device_sim.storage import Storage
 from device_sim.trust import Trust, load_trust
 
@@ -169,9 +169,9 @@ async def _run_members(options: FleetOptions, watch: _Watch, stop: asyncio.Event
         for index, member in enumerate(watch.members.values())
     ]
     connecting = asyncio.create_task(_first_connection(options, watch), name="first connection")
-    ends = {connecting, asyncio.create_task(stop.wait(), name="stop")}
-    if not options.stay:
-        ends.add(asyncio.create_task(watch.all_settled.wait(), name="all settled"))
+    stopping = asyncio.create_task(_wait(stop), name="stop")
+    settling = asyncio.create_task(_wait(watch.all_settled), name="all settled")
+    ends = {connecting, stopping} if options.stay else {connecting, stopping, settling}
     try:
         async with asyncio.timeout(options.timeout_s):
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -180,12 +180,14 @@ async def _run_members(options: FleetOptions, watch: _Watch, stop: asyncio.Event
     except TimeoutError:
         log.warning("time-out after %s s", options.timeout_s)
     finally:
-        for task in [*ends, *tasks]:
-            task.cancel()
-        for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(ended, Exception):
-                log.error("a device ended by an error that is a bug", exc_info=ended)
-        await asyncio.gather(*ends, return_exceptions=True)
+        await end_tasks([*tasks, connecting, stopping, settling])
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                log.error("a device ended by an error that is a bug", exc_info=error)
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 async def _first_connection(options: FleetOptions, watch: _Watch) -> None:

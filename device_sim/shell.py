@@ -12,7 +12,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 from typing import Final
 
@@ -31,9 +31,18 @@ QUEUE_MESSAGES: Final = 64
 INCOMING_MESSAGES: Final = 512
 MAX_BACKOFF_S: Final = 10.0
 FLUSH_S: Final = 0.5
+CANCEL_AGAIN_S: Final = 0.1
 KEEPALIVE_S: Final = 60
 
 _Item = tuple[str, bytes]
+
+
+async def end_tasks(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended: `asyncio.wait_for` of Python 3.11, inside aiomqtt, can swallow a cancel."""
+    while pending := [task for task in tasks if not task.done()]:
+        for task in pending:
+            task.cancel()
+        await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
 class Runner:
@@ -123,7 +132,7 @@ class Runner:
             period_s = 1.0 / self._options.telemetry_hz
             self._telemetry = self._loop.call_later(self._rng.uniform(0.0, period_s), self._measure)
         self._perform(self.device.connected(self._loop.time()))
-        tasks: set[asyncio.Future[None]] = {
+        tasks = {
             asyncio.create_task(self._read(client), name=f"read {self.id}"),
             asyncio.create_task(self._write(client, self._fast, 0), name=f"write {self.id}"),
             asyncio.create_task(self._write(client, self._sure, 1), name=f"report {self.id}"),
@@ -137,12 +146,10 @@ class Runner:
                     if not any(task.done() for task in tasks):
                         await self._sure.join()
         finally:
-            for task in tasks:
-                task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-        for outcome in ended:
-            if isinstance(outcome, Exception):
-                raise outcome
+            await end_tasks(tasks)
+        for task in tasks:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
 
     def _client(self) -> aiomqtt.Client:
         broker, options = self._options.broker, self._options

@@ -6,6 +6,7 @@ else of a page is touched, so text and samples live side by side and samples can
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
@@ -229,7 +230,26 @@ def _meaning(value: Any) -> str:
     return f"event `{value}`" if isinstance(value, DeploymentEvent) else str(value)
 
 
-# --- configuration and commands ----------------------------------------------------------------------------------
+# --- layers, configuration, commands ----------------------------------------------------------------------------------
+
+
+def _import_contracts() -> str:
+    linter = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    parts = []
+    for contract in linter["contracts"]:
+        if contract["type"] == "layers":
+            parts.append(f"{_sentence(contract['name'])}:\n\n" + fenced("\n".join(contract["layers"])))
+        elif contract["type"] == "forbidden":
+            never = ", ".join(f"`{name}`" for name in contract["forbidden_modules"])
+            parts.append(f"{_sentence(contract['name'])}: never {never}.\n")
+        else:
+            apart = " and ".join(f"`{name}`" for name in contract["modules"])
+            parts.append(f"{_sentence(contract['name'])}: {apart} never import each other.\n")
+    return "\n".join(parts)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _settings() -> str:
@@ -289,6 +309,7 @@ REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     "state_diagram": _diagram,
     "states_by_events": _states_by_events,
     "check_in_meaning": _check_in_meaning,
+    "import_contracts": _import_contracts,
     "settings": _settings,
     "commands": _commands,
 }

@@ -14,7 +14,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -229,6 +229,13 @@ class Fleet:
         """How it ended."""
         assert self._task is not None
         return await asyncio.shield(self._task)
+
+
+def start_fleet(here: Site, options: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
+    """Simulated devices in a process of their own, for what needs a core of its own."""
+    flat = [str(part) for pair in options.items() for part in pair]
+    command = [sys.executable, "-m", "device_sim", "run", "--broker", here.url, "--trust", str(here.trust), *flat]
+    return subprocess.Popen([*command, "--stay", "--json"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 async def until(check: Callable[[], Any], *, within_s: float = 20, every_s: float = 0.05) -> Any:

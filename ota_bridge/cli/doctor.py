@@ -17,7 +17,7 @@ from ota_bridge.cli.tail import broker_of
 from ota_bridge.core.errors import BrokerError
 from ota_bridge.core.values import DeviceId
 from ota_bridge.mqtt.probe import Identity, connected, forges, leaks, round_trips, travels
-from ota_bridge.wire import BrokerAddress, TlsFiles
+from ota_bridge.wire import BrokerAddress, TlsFiles, parse_broker_url
 
 BLOCK_HEAD_BYTES: Final = 24
 """What stands before the data in a block's payload, at most."""
@@ -36,7 +36,10 @@ def doctor(
     ] = None,
     device_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Its client certificate (PEM).")] = None,
     device_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
-    device_port: Annotated[int | None, typer.Option(help="Port for devices, where it is another.")] = None,
+    device_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="CA [default: broker.ca].")] = None,
+    device_broker: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where devices connect, if not where the bridge does.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check the broker, the clock, the disk, SQLite and the keys; exit code 1 if a check fails.
@@ -49,7 +52,8 @@ def doctor(
     identity = device or device_username
     subject = DeviceId.parse(identity) if identity else None
     address = broker_of(session)
-    second = _second(address, device_username, device_password, device_cert, device_key, device_port)
+    files = TlsFiles(ca=device_ca or session.config.broker.ca, certificate=device_cert, key=device_key)
+    second = _second(address, device_broker, files, device_username, device_password)
     findings = list(_told(session, list(local_findings(session))))
     findings += asyncio.run(_broker_findings(session, address, second, subject))
     failed = [finding.check for finding in findings if finding.level is Level.FAILURE]
@@ -66,19 +70,20 @@ def doctor(
 
 
 def _second(
-    address: BrokerAddress,
-    username: str | None,
-    password: str | None,
-    certificate: Path | None,
-    key: Path | None,
-    port: int | None,
+    address: BrokerAddress, url: str | None, files: TlsFiles, username: str | None, password: str | None
 ) -> BrokerAddress:
-    if (certificate is None) != (key is None):
+    """Whom the second identity connects to, and as whom; nothing of the bridge's own identity is in it."""
+    if (files.certificate is None) != (files.key is None):
         raise typer.BadParameter("--device-cert and --device-key go together")
-    tls = address.tls
-    if tls is not None:
-        tls = TlsFiles(ca=tls.ca, certificate=certificate, key=key)
-    return replace(address, username=username, password=password, tls=tls, port=port or address.port)
+    own = parse_broker_url(url, tls=files) if url else replace(address, username=None, password=None)
+    if files.certificate is not None and own.tls is None:
+        raise typer.BadParameter("--device-cert needs TLS: --device-broker mqtts://...")
+    return replace(
+        own,
+        username=username or own.username,
+        password=password or own.password,
+        tls=None if own.tls is None else files,
+    )
 
 
 def _told(session: Session, findings: list[Finding]) -> list[Finding]:

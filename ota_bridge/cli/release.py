@@ -54,7 +54,7 @@ def sign(
 ) -> None:
     """Sign an image without a daemon: hash the file and write FILE.manifest."""
     session = Session.of(context, as_json=as_json)
-    out = out or file.with_name(file.name + MANIFEST_SUFFIX)
+    out = out or Path(f"{file}{MANIFEST_SUFFIX}")
     if out.exists():
         raise Conflict(f"manifest {out} exists already; move it away, or name another with --out")
     envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)

@@ -110,7 +110,9 @@ async def test_a_killed_device_asks_again_for_at_most_a_chunk_and_a_window(tmp_p
                 device = start_device(here, state, block=block, window=window, pace=150_000)
                 try:
                     if point is not None:
-                        await until(lambda p=point, d=device: furthest(seen) >= p or d.poll() is not None, every_s=0.005)
+                        await until(
+                            lambda p=point, d=device: furthest(seen) >= p or d.poll() is not None, every_s=0.005
+                        )
                         assert device.poll() is None, f"it ended before {point}"
                     else:
                         out, _ = await asyncio.to_thread(device.communicate, timeout=60)

@@ -260,3 +260,20 @@ def test_the_command_ends_with_a_report(net, options, monkeypatch, capsys, as_js
         assert {"device"} == {json.loads(line)["type"] for line in lines[:-1]}
     else:
         assert any("dev-0001" in line and "confirmed" in line for line in lines)
+
+
+async def test_a_task_that_swallows_a_cancel_is_cancelled_again():
+    async def stubborn():
+        for _ in range(2):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                swallowed.append(1)
+        await asyncio.sleep(60)
+
+    swallowed = []
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await shell.end_tasks([task])
+    assert (2, True) == (len(swallowed), task.cancelled())

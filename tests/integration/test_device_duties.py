@@ -1,0 +1,154 @@
+"""What a device goes on doing while it downloads, and how each kind of trouble ends, with the real daemon."""
+
+import asyncio
+import contextlib
+import random
+import time
+
+import aiomqtt
+import pytest
+from brokers import HOST, Mosquitto, mosquitto  # noqa: F401 - a fixture
+from harness import Fleet, Site, site, start_fleet, tap, until
+
+from ota_bridge.security.keys import SigningKey
+from ota_bridge.security.trust import Trust
+
+DEVICES = 50
+
+
+@pytest.mark.mosquitto
+async def test_telemetry_and_commands_go_on_while_fifty_devices_download_flat_out(tmp_path, mosquitto: Mosquitto):  # noqa: F811
+    with site(tmp_path, broker_url=mosquitto.url) as here:
+        release = here.release(here.image(2 << 20))
+        options = {"--count": DEVICES, "--block": 4096, "--window": 4, "--telemetry-hz": 1, "--slot-kib": 4096}
+        fleet = start_fleet(here, options)
+        try:
+            async with tap(here.url, "telemetry/#") as telemetry, commander(mosquitto.port) as trips:
+                await until(lambda: len({topic for _, topic, _ in telemetry.seen}) == DEVICES)
+                began = time.monotonic()
+                rollout = here.call("rollout.start", release=release)["id"]
+                await until(lambda: here.call("rollout.status", rollout=rollout)["confirmed"] == DEVICES, within_s=120)
+                ended = time.monotonic()
+        finally:
+            fleet.kill()
+            fleet.wait()
+        for device in {topic for _, topic, _ in telemetry.seen}:
+            heard = [began, *[at for at, topic, _ in telemetry.seen if topic == device and began < at < ended], ended]
+            widest = max(after - before for before, after in zip(heard, heard[1:], strict=False))
+            assert widest <= 2.0, f"{device}: {widest:.2f} s without telemetry"
+        during = sorted(took for at, took in trips if began < at < ended)
+        assert len(during) >= 10
+        assert during[int(len(during) * 0.99)] <= 1.0
+
+
+@contextlib.asynccontextmanager
+async def commander(port: int):
+    """Sends commands to random devices, one after the other; yields the list of (when, round trip seconds)."""
+    trips: list[tuple[float, float]] = []
+
+    async def work() -> None:
+        rng = random.Random(5)
+        async with aiomqtt.Client(HOST, port, identifier="commander") as client:
+            await client.subscribe("response/#")
+            for number in range(1_000_000):
+                name = f"demo/dev-{rng.randrange(DEVICES) + 1:04d}"
+                sent = time.monotonic()
+                await client.publish(f"command/{name}", f"ping {number}")
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(5):
+                        async for message in client.messages:
+                            if message.payload == f"ping {number}".encode():
+                                break
+                trips.append((sent, time.monotonic() - sent))
+                await asyncio.sleep(0.02)
+
+    task = asyncio.create_task(work())
+    try:
+        yield trips
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def test_a_trial_that_never_confirms_goes_back_and_is_told(tmp_path):
+    with site(tmp_path, **{"retries.backoff_s": 3600}) as here:
+        here.call("rollout.start", release=here.release(here.image(20_000)))
+        async with (
+            tap(here.url, "$ota/event/#") as seen,
+            Fleet(here.fleet(count=1, fault="never_confirm", watchdog_s=0.5)) as fleet,
+        ):
+            report = await fleet.report()
+            assert ["rolled_back"] == [device.result for device in report.devices]
+            await until(lambda: here.call("rollout.list")[0]["counts"].get("ROLLED_BACK") or None)
+        states = [line["after"] for line in seen.events("state")]
+        assert ["TRIAL", "ROLLED_BACK"] == states[5:7]
+        assert "ROLLED_BACK" in here.call("device.show", device="dev-0001")["deployments"][-1]["state"]
+        assert "waits" in here.call("why", device="dev-0001")["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("state", "end"), [("DOWNLOADED", "CONFIRMED"), ("INSTALLING", "ROLLED_BACK"), ("TRIAL", "ROLLED_BACK")]
+)
+async def test_a_device_that_reboots_ends_as_the_protocol_says(tmp_path, state, end):
+    with site(tmp_path, **{"retries.backoff_s": 3600, "offers.min_interval_s": 1}) as here:
+        here.call("rollout.start", release=here.release(here.image(20_000)))
+        async with (
+            tap(here.url, "$ota/event/#") as seen,
+            Fleet(here.fleet(count=1, fault=f"reboot_in={state}", stay=True)) as fleet,
+        ):
+            await until(lambda: any(line["after"] == end for line in seen.events("state")))
+            assert fleet.lines
+        first = [line["id"] for line in seen.events("state")][0]
+        assert end == [line["after"] for line in seen.events("state") if line["id"] == first][-1]
+
+
+async def test_a_factory_reset_after_confirmed_is_told_and_healed(tmp_path):
+    with site(tmp_path, **{"offers.min_interval_s": 1}) as here:
+        here.call("rollout.start", release=here.release(here.image(20_000)))
+        async with (
+            tap(here.url, "$ota/event/#") as seen,
+            Fleet(here.fleet(count=1, fault="factory_reset", stay=True)) as fleet,
+        ):
+            await until(lambda: [line for line in seen.events("state") if line["after"] == "CONFIRMED"][1:])
+            assert fleet.lines
+        assert ["1.1.0"] == [line["before"] for line in seen.events("regressed")]
+        attempts = [line["attempt"] for line in seen.events("state") if line["after"] == "CONFIRMED"]
+        assert [1, 2] == attempts
+
+
+async def test_a_device_that_trusts_another_author_refuses_and_why_names_it(tmp_path):
+    with site(tmp_path) as here:
+        other = SigningKey.generate()
+        Trust(vendor="example.com", threshold=1, authors=(other.public,)).save(tmp_path / "other.json")
+        here.call("rollout.start", release=here.release(here.image(20_000)))
+        async with (
+            tap(here.url, "$ota/get/#") as asked,
+            Fleet(here.fleet(count=1, trust=tmp_path / "other.json")) as fleet,
+        ):
+            report = await fleet.report()
+            sentence = await until(lambda: refused(here))
+        assert [("REFUSED_SIG", 0)] == [(device.reason, device.erases) for device in report.devices]
+        assert [] == asked.seen
+        assert "REFUSED_SIG" in sentence
+
+
+def refused(here: Site) -> str | None:
+    why = here.call("why", device="dev-0001")
+    return str(why["sentence"]) if why["code"] == "final_refusal" else None
+
+
+async def test_a_bad_chunk_is_fetched_three_times_then_refused_and_why_names_it(tmp_path):
+    with site(tmp_path, **{"retries.backoff_s": 3600}) as here:
+        here.call("rollout.start", release=here.release(here.image(40_000)))
+        async with Fleet(here.fleet(count=1, fault="corrupt_chunk=3")) as fleet:
+            report = await fleet.report()
+            sentence = await until(
+                lambda: (
+                    (text := here.call("device.show", device="dev-0001")["deployments"][-1]["cause"])
+                    and "REFUSED_DIGEST" in text
+                    and text
+                )
+            )
+        assert ["failed"] == [device.result for device in report.devices]
+        assert "REFUSED_DIGEST" in sentence

@@ -1,0 +1,128 @@
+"""The edge of the command line: exit codes, one sentence per error, never a traceback."""
+
+import pytest
+
+from ota_bridge.cli.app import COMMANDS, GROUPS
+from ota_bridge.core.operations import OPERATIONS
+
+WRITES = [
+    ("release", "withdraw", "demo/1.0.0"),
+    ("device", "add", "demo/d1"),
+    ("device", "approve", "demo/d1"),
+    ("device", "tag", "demo/d1", "--add", "x"),
+    ("device", "rename", "demo/d1", "kitchen"),
+    ("device", "retire", "demo/d1"),
+    ("device", "replace", "demo/d1", "--hw", "r2"),
+    ("rollout", "start", "demo/1.0.0", "--to", "all"),
+    ("rollout", "percent", "r-1", "50"),
+    ("rollout", "pause", "r-1"),
+    ("rollout", "resume", "r-1"),
+    ("rollout", "cancel", "r-1"),
+]
+READS = [
+    ("release", "list"),
+    ("release", "show", "demo/1.0.0"),
+    ("device", "list"),
+    ("device", "show", "demo/d1"),
+    ("rollout", "status"),
+    ("rollout", "status", "r-1"),
+    ("why", "demo/d1"),
+]
+
+
+@pytest.mark.parametrize("words", [*WRITES, *READS], ids=" ".join)
+def test_without_a_daemon_and_a_database_a_command_says_so_and_exits_3(operator, words):
+    ran = operator(*words)
+    assert ran.code == 3
+    assert ran.out == ""
+    assert "no daemon is running" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [*WRITES, *READS], ids=" ".join)
+def test_with_json_the_error_is_an_object_on_stdout_too(operator, words):
+    ran = operator(*words, "--json")
+    assert ran.code == 3
+    assert ran.json["error"]["code"] == "daemon_not_running"
+    assert ran.json["error"]["message"] in ran.err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("nonsense",),
+        ("device",),
+        ("device", "show"),
+        ("device", "list", "--nonsense"),
+        ("rollout", "start", "demo/1.0.0"),
+        ("rollout", "start", "demo/1.0.0", "--percent", "101"),
+        ("rollout", "start", "demo/1.0.0", "--percent", "10", "--to", "all"),
+        ("rollout", "start", "demo/1.0.0", "--to", "all", "d1"),
+        ("device", "replace", "demo/d1"),
+        ("device", "tag", "demo/d1"),
+        ("release", "add", "fw.bin"),
+        ("release", "sign", "fw.bin", "--product", "p", "--version", "1", "--hw", "r1"),
+        ("keys", "new", "--alg", "rsa"),
+        ("--set", "broker.url", "config", "show"),
+        ("doctor", "--device-cert", "x"),
+    ],
+    ids=" ".join,
+)
+def test_a_command_line_that_makes_no_sense_exits_2(operator, words):
+    ran = operator(*words)
+    assert ran.code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--set", "broker.ulr=x", "config", "show"), "did you mean 'broker.url'?"),
+        (("--config", "gone.toml", "device", "list"), "there is no file"),
+        (("--set", "embedded.port=x", "serve"), "embedded.port = 'x' cannot be used"),
+        (("serve", "--broker", "http://x"), "the scheme must be mqtt:// or mqtts://"),
+        (("serve", "--set", "topics.root=#"), "no wildcards"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_exits_2_with_one_sentence(operator, words, sentence):
+    ran = operator(*words)
+    assert ran.code == 2
+    assert sentence in ran.err
+
+
+def test_an_unexpected_error_is_one_sentence_and_exits_1(operator, monkeypatch):
+    monkeypatch.setattr("ota_bridge.cli.session.Config.load", lambda *_, **__: 1 / 0)
+    ran = operator("device", "list")
+    assert ran.code == 1
+    assert "ZeroDivisionError" in ran.err
+    assert "--traceback" in ran.err
+
+
+def test_an_error_of_the_system_is_one_sentence(operator, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied", "/root/x")
+
+    monkeypatch.setattr("ota_bridge.cli.session.Config.load", refuse)
+    ran = operator("device", "list")
+    assert (ran.code, ran.err) == (1, "error: Permission denied: /root/x\n")
+
+
+def test_every_command_has_help(operator):
+    for words in [(name,) for name in (*GROUPS, *COMMANDS)]:
+        ran = operator(*words, "--help")
+        assert ran.code == 0
+        assert "Usage: ota-bridge" in ran.out
+    assert "Exit codes" in operator("--help").out
+
+
+def test_version(operator):
+    assert operator("--version").out.startswith("ota-bridge ")
+
+
+def test_every_operation_is_reachable_from_the_command_line():
+    import inspect
+
+    from ota_bridge.cli import app, device, release, rollout, watch
+
+    assert app
+    source = "".join(inspect.getsource(module) for module in (device, release, rollout, watch))
+    assert [name for name in OPERATIONS if f'"{name}"' not in source] == []
