@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 from device_sim import bootloader
+from device_sim.download import held_image
 from device_sim.errors import Malformed
 from device_sim.manifest import Identity
 from device_sim.model import Action, DeviceConfig, Fault, FaultKind, Phase, Result, Snapshot, Stats
@@ -274,7 +275,7 @@ class Device:
         seq = manifest.seq if manifest is not None else settings.seqs.get(config.component, 0)
         # Blocks tell the bridge enough while they flow; and each check-in asks for an offer.
         every_s = config.check_in_every_s * (4 if session.phase is Phase.DOWNLOADING else 1)
-        have = self._updater.have()
+        held = held_image(self._storage, self._trust)
         message: dict[str, Any] = {
             "type": "report_version",
             "report": {"version": running.version},
@@ -286,7 +287,7 @@ class Device:
             "max_window": config.window,
             "next_s": round(max(1.0, every_s + config.sleeps_s)),
             "parts": {config.component: [running.version, seq, digest, int(running.trial)]},
-            "have": [] if have is None else [list(have)],
+            "have": [] if held is None else [[held[0][:DIGEST_BYTES], held[1]]],
         }
         self._checked_in, self._checked_in_at_s = True, now_s
         session.outbox.add(Kind.CHECK_IN, message, now_s)

@@ -8,18 +8,19 @@
 4. Blocks have any size and alignment: they are joined to units of a chunk (at least a sector) in order.
 """
 
-import hashlib
 from dataclasses import replace
 from enum import Enum, auto
 from random import Random
 from typing import Final
 
+from device_sim.errors import ManifestRefused
 from device_sim.flash import SECTOR_BYTES
-from device_sim.manifest import Manifest
+from device_sim.manifest import Manifest, read_manifest
 from device_sim.merkle import HASH_BYTES, chunk_count, leaf_hash, root_of
 from device_sim.model import DeviceConfig, Fault, FaultKind, Stats
 from device_sim.puller import Limits, Puller, RoundTrip
 from device_sim.storage import Area, Storage
+from device_sim.trust import Trust
 from device_sim.wire import BlockData
 
 MAX_AGAIN: Final = 3
@@ -184,49 +185,16 @@ def list_bytes(manifest: Manifest) -> int:
     return chunk_count(manifest.size_bytes, manifest.chunk_bytes) * HASH_BYTES
 
 
-def position_in_flash(storage: Storage, slot: int, manifest: Manifest) -> int:
-    """How many bytes of an image stand in its slot, by the marks."""
+def held_image(storage: Storage, trust: Trust) -> tuple[bytes, int] | None:
+    """The image that is (partly) in the inactive slot, by its digest, and how many bytes of it, by the marks."""
+    record = storage.settings.download
+    envelope = None if record is None else storage.envelope(record.slot)
+    if record is None or envelope is None:
+        return None
+    try:
+        manifest = read_manifest(trust, envelope)
+    except ManifestRefused:
+        return None
     unit = max(SECTOR_BYTES, manifest.chunk_bytes)
-    done = storage.units_done(storage.slots[slot], chunk_count(manifest.size_bytes, unit))
-    return min(done * unit, manifest.size_bytes)
-
-
-class SmallFetch:
-    """Manifest or ticket of a short-form offer: a few hundred bytes, pulled by digest into memory."""
-
-    def __init__(
-        self, *, digest: bytes, size_bytes: int, config: DeviceConfig, limits: Limits, trip: RoundTrip, rng: Random
-    ) -> None:
-        self._digest = digest
-        self._data = bytearray()
-        self._again = 0
-        self.outcome = Outcome.PULLING
-        self.puller = Puller(
-            digest=digest,
-            size_bytes=size_bytes,
-            position=0,
-            limits=limits,
-            pace_bps=config.pace_bps,
-            trip=trip,
-            rng=rng,
-        )
-
-    @property
-    def data(self) -> bytes:
-        """What was fetched."""
-        return bytes(self._data)
-
-    def take(self, block: BlockData, now_s: float) -> None:
-        """A block came."""
-        for piece in self.puller.take(block, now_s):
-            self._data += piece
-        if not self.puller.done:
-            return
-        if hashlib.sha256(self._data).digest() == self._digest:
-            self.outcome = Outcome.COMPLETE
-            return
-        self._again += 1
-        self._data.clear()
-        self.puller.rewind(0, self.puller.size_bytes)
-        if self._again > MAX_AGAIN:
-            self.outcome = Outcome.BAD
+    done = storage.units_done(storage.slots[record.slot], chunk_count(manifest.size_bytes, unit))
+    return (manifest.digest, min(done * unit, manifest.size_bytes)) if done else None

@@ -9,8 +9,9 @@
 
 from dataclasses import replace
 
-from device_sim.download import ImageDownload, Outcome, SmallFetch, list_bytes, position_in_flash
+from device_sim.download import ImageDownload, Outcome, list_bytes
 from device_sim.errors import ManifestRefused, Refusal
+from device_sim.gathering import Gathering
 from device_sim.install import Installer
 from device_sim.manifest import Manifest, check_ticket, judge, judge_needs, read_manifest
 from device_sim.model import FaultKind, Phase, Result
@@ -21,7 +22,6 @@ from device_sim.session import Session
 from device_sim.settings import Download, Final, Trial
 from device_sim.wire import BlockData, BlockRefusal
 
-DIGEST_BYTES = 8
 MAX_IDLE_REFUSALS = 8
 SILENT_BEFORE_CHECK_IN = 5
 
@@ -33,9 +33,7 @@ class Updater:
         self._s = session
         self._trip = RoundTrip()
         self._download: ImageDownload | None = None
-        self._fetch: SmallFetch | None = None
-        self._fetched: list[bytes] = []
-        self._offer: Offer | None = None
+        self._gathering: Gathering | None = None
         self._limits = Limits(block_bytes=session.config.block_bytes, window=session.config.window)
         self._stopped = False
         self._refused_in_row = 0
@@ -51,21 +49,6 @@ class Updater:
             return 0, 0, ""
         manifest = self._download.manifest
         return self._download.position, manifest.size_bytes, manifest.version
-
-    def have(self) -> tuple[bytes, int] | None:
-        """The image that is (partly) in flash, by the head of its digest, and how much of it."""
-        record = self._s.storage.settings.download
-        if record is None:
-            return None
-        if self._download is not None:
-            manifest, position = self._download.manifest, self._download.position
-        else:
-            try:
-                manifest = read_manifest(self._s.trust, self._s.storage.envelope(record.slot) or b"")
-            except ManifestRefused:
-                return None
-            position = position_in_flash(self._s.storage, record.slot, manifest)
-        return (manifest.digest[:DIGEST_BYTES], position) if position else None
 
     def offer(self, offer: Offer, now_s: float) -> bool:
         """An offer came; False when it is dropped because it answers another check-in."""
@@ -87,15 +70,15 @@ class Updater:
             return False
         if offer.component != s.config.component or s.phase in {Phase.INSTALLING, Phase.TRIAL}:
             return False
-        if s.phase is Phase.FETCHING and self._offer == offer:
+        if self._gathering is not None and self._gathering.offer == offer:
             return True
-        self._offer, self._fetched = offer, []
         try:
             check_sizes(offer)
         except ManifestRefused as refused:
             self._refuse(offer, refused, now_s)
             return True
-        self._fetch_next(now_s)
+        self._gathering = Gathering(offer, self._small_puller)
+        self._gathered(now_s)
         return True
 
     def apply(self, deployment: str, now_s: float) -> None:
@@ -119,7 +102,7 @@ class Updater:
         final = Final(id=deployment, state="canceled", code="0", reason="", version=version)
         if mine:
             s.storage.save(download=None, final=final)
-        if mine or (self._offer is not None and self._offer.id == deployment):
+        if mine or (self._gathering is not None and self._gathering.offer.id == deployment):
             self._forget()
             s.finish(final, Result.CANCELED, now_s)
         else:
@@ -134,7 +117,7 @@ class Updater:
         """A check-in was acknowledged: go on with what flash holds, or with what was refused."""
         self._stopped = False
         record = self._s.storage.settings.download
-        if self._download is not None or self._fetch is not None or record is None or not record.id:
+        if self._download is not None or self._gathering is not None or record is None or not record.id:
             return
         envelope = self._s.storage.envelope(record.slot)
         try:
@@ -154,9 +137,9 @@ class Updater:
         puller = self._puller()
         if puller is None or block.artifact != puller.artifact:
             return False
-        if self._fetch is not None:
-            self._fetch.take(block, now_s)
-            self._fetch_progress(now_s)
+        if self._gathering is not None:
+            self._gathering.take(block, now_s)
+            self._gathered(now_s)
         elif self._download is not None:
             self._refused_in_row = 0
             self._download.take(block, now_s)
@@ -204,8 +187,8 @@ class Updater:
                 s.check_in_within(now_s, 0.0, 2.0)
 
     def _puller(self) -> Puller | None:
-        if self._fetch is not None:
-            return self._fetch.puller
+        if self._gathering is not None:
+            return self._gathering.puller
         if self._download is not None and self._download.outcome is Outcome.PULLING:
             return self._download.puller
         return None
@@ -225,40 +208,31 @@ class Updater:
         s.check_in_at_s = None
         s.check_in_within(now_s, wait_s / 2, wait_s)
 
-    def _fetch_next(self, now_s: float) -> None:
-        offer = self._offer
-        assert offer is not None
-        pieces: list[Piece] = [offer.manifest] + ([] if offer.ticket is None else [offer.ticket])
-        while len(self._fetched) < len(pieces):
-            piece = pieces[len(self._fetched)]
-            if piece.data is None:
-                self._s.phase = Phase.FETCHING
-                self._download = None
-                self._fetch = SmallFetch(
-                    digest=piece.digest,
-                    size_bytes=piece.size_bytes,
-                    config=self._s.config,
-                    limits=self._limits,
-                    trip=self._trip,
-                    rng=self._s.rng,
-                )
-                return
-            self._fetched.append(piece.data)
-        self._consider(offer, self._fetched[0], self._fetched[1] if len(pieces) > 1 else None, now_s)
+    def _small_puller(self, piece: Piece) -> Puller:
+        return Puller(
+            digest=piece.digest,
+            size_bytes=piece.size_bytes,
+            position=0,
+            limits=self._limits,
+            pace_bps=self._s.config.pace_bps,
+            trip=self._trip,
+            rng=self._s.rng,
+        )
 
-    def _fetch_progress(self, now_s: float) -> None:
-        fetch, offer = self._fetch, self._offer
-        assert fetch is not None
-        assert offer is not None
-        if fetch.outcome is Outcome.PULLING:
+    def _gathered(self, now_s: float) -> None:
+        gathering, s = self._gathering, self._s
+        assert gathering is not None
+        if gathering.outcome is Outcome.PULLING:
+            s.phase, self._download = Phase.FETCHING, None
             return
-        self._fetch = None
-        self._s.phase = Phase.IDLE
-        if fetch.outcome is Outcome.BAD:
-            self._refuse(offer, ManifestRefused(Refusal.SIG, "what was fetched is not what was offered"), now_s)
+        self._gathering = None
+        if s.phase is Phase.FETCHING:
+            s.phase = Phase.IDLE
+        if gathering.outcome is Outcome.BAD:
+            detail = "what was fetched is not what was offered"
+            self._refuse(gathering.offer, ManifestRefused(Refusal.SIG, detail), now_s)
             return
-        self._fetched.append(fetch.data)
-        self._fetch_next(now_s)
+        self._consider(gathering.offer, gathering.envelope, gathering.ticket, now_s)
 
     def _consider(self, offer: Offer, envelope: bytes, ticket: bytes | None, now_s: float) -> None:
         s, installed = self._s, self._s.installed()
@@ -285,7 +259,6 @@ class Updater:
         at_once = offer.apply_now and offer.start_in_s is None  # a window is not known after a restart
         slot, record = 1 - storage.settings.active, storage.settings.download
         self._forget()
-        self._offer = offer
         self._limits = Limits(
             block_bytes=min(self._s.config.block_bytes, offer.block_max),
             window=min(self._s.config.window, offer.window_max),
@@ -344,10 +317,6 @@ class Updater:
 
     def _refuse(self, offer: Offer, refused: ManifestRefused, now_s: float) -> None:
         s = self._s
-        self._fetch = None
-        if s.phase is Phase.FETCHING:
-            s.phase = Phase.IDLE
-        self._offer = None
         if refused.code is Refusal.STALE:
             self._stale_in_row += 1
             wait_s = min(300.0, 1.0 * 2.0**self._stale_in_row)
@@ -369,8 +338,7 @@ class Updater:
         s.finish(final, Result.FAILED, now_s)
 
     def _forget(self) -> None:
-        self._download = self._fetch = self._offer = None
-        self._fetched = []
+        self._download = self._gathering = None
         self.installer.reset()
         self._stopped = False
         self._refused_in_row = 0

@@ -7,7 +7,7 @@ Rules:
    the event loop, after the commit and in order: the block plane's table before any notice, the broker's
    acknowledgement last.
 2. A report whose commit failed is not acknowledged, neither to the device nor to the broker; it is submitted again
-   every second until the store takes it.
+   every second until the store takes it, and what comes after it waits behind it.
 3. What does not decode is counted and acknowledged to the broker, so that it cannot come for ever. A message on which
    the core fails is logged with its topic and acknowledged too.
 4. Retained messages on report topics are dropped and counted.
@@ -57,6 +57,9 @@ PUMP_S: Final = 1.0
 RETRY_S: Final = 1.0
 CLOCK_STEP_S: Final = 30.0
 """A wall clock that moved this much against the monotonic one was set; deadlines follow it."""
+WAITING_MAX: Final = 10_000
+"""What may wait for the store: above it the block plane's counts are dropped. The broker bounds the reports, for it
+delivers only so many that are not acknowledged."""
 SUBSCRIBER_QUEUE: Final = 1000
 """Events a slow local subscriber may lag behind; then the oldest are dropped."""
 
@@ -109,6 +112,7 @@ class Gateway:
     _planes: _Planes = field(default_factory=_Planes)
     _rollouts: dict[RolloutId, None] = field(default_factory=dict)
     _subscribers: set["_Subscriber"] = field(default_factory=set)
+    _waiting: deque[tuple[Uplink, AckToken | None, str]] = field(default_factory=deque)
     _clock_offset_s: float | None = None
     _ticking: bool = False
     _damaged_told: int = 0
@@ -141,6 +145,11 @@ class Gateway:
         self._submit(uplink, incoming.token, message.topic)
 
     def _submit(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
+        # Not past one that waits: a report of an older boot would supersede the one that came after it.
+        if self._waiting:
+            self._wait(uplink, token, origin)
+            return
+
         def work(unit: UnitOfWork) -> list[Output]:
             return self.bridge.receive(unit, uplink, self.now())
 
@@ -165,7 +174,19 @@ class Gateway:
     def _retry_later(self, uplink: Uplink, token: AckToken | None, origin: str, error: StoreError) -> None:
         self.counters.store_failures += 1
         _log.error("not committed, trying again in %.0f s: %s", RETRY_S, error)
-        asyncio.get_running_loop().call_later(RETRY_S, self._submit, uplink, token, origin)
+        if not self._waiting:
+            asyncio.get_running_loop().call_later(RETRY_S, self._try_again)
+        self._wait(uplink, token, origin)
+
+    def _wait(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
+        if token is not None or len(self._waiting) < WAITING_MAX:
+            self._waiting.append((uplink, token, origin))
+
+    def _try_again(self) -> None:
+        waiting = list(self._waiting)
+        self._waiting.clear()
+        for uplink, token, origin in waiting:
+            self._submit(uplink, token, origin)
 
     def _ack(self, token: AckToken | None) -> None:
         if token is not None and self.link is not None:
@@ -322,13 +343,14 @@ class Gateway:
     def _follow_clock(self) -> None:
         offset_s = self.wall() - self.mono()
         before = self._clock_offset_s
-        self._clock_offset_s = offset_s
         if before is None or abs(offset_s - before) < CLOCK_STEP_S:
+            self._clock_offset_s = offset_s
             return
         step_s = offset_s - before
+        self.store.submit(lambda unit: self.bridge.clock_stepped(unit, step_s), lambda _outcome: None)
+        self._clock_offset_s = offset_s
         self.counters.clock_steps += 1
         _log.warning("the wall clock was set by %+.0f s; deadlines follow it", step_s)
-        self.store.submit(lambda unit: unit.deployments.shift_due(step_s), lambda _outcome: None)
 
     # --- summaries ---------------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import docs_samples as samples
 import msgpack
+
 from device_sim.device import Device
 from device_sim.flash import Flash
 from device_sim.model import DeviceConfig, Fault, Reboot
 from device_sim.storage import Storage
 from device_sim.trust import load_trust
-
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState

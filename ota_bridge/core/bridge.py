@@ -99,14 +99,24 @@ class Bridge:
     def tick(self, unit: UnitOfWork, now: Now) -> list[Output]:
         """Do what has become due by `now`."""
         updates = self.updates(unit, now)
-        for deployment in unit.deployments.due(now.wall, limit=MAX_TICK):
-            updates.look(deployment)
-            self._after(updates, deployment.device, deployment.id)
+        for due in unit.deployments.due(now.wall, limit=MAX_TICK):
+            deployment = unit.deployments.get(due.id)  # an earlier one of the same device may have moved it
+            if deployment is not None and deployment.is_open:
+                updates.look(deployment)
+                self._after(updates, deployment.device, deployment.id)
         return updates.outputs
 
     def next_deadline(self, unit: UnitOfWork) -> float | None:
         """The wall time at which `tick` is wanted next."""
         return unit.deployments.next_due_wall()
+
+    def clock_stepped(self, unit: UnitOfWork, step_s: float) -> None:
+        """The wall clock was set: move what open deployments are measured from, so that each keeps its time left."""
+        after: DeploymentId | None = None
+        while page := unit.deployments.all_open(after=after):
+            for deployment in page:
+                unit.deployments.put(deployment.shifted(step_s))
+            after = page[-1].id
 
     def all_grants(self, unit: UnitOfWork, now: Now) -> Iterator[GrantsChanged]:
         """The whole authorisation table, for the start of the block plane."""
@@ -136,8 +146,6 @@ class Bridge:
         device = device.checked_in(report, updates.now.wall)
         updates.unit.devices.put(device)
         _acknowledge(updates, device, report.key)
-        if device.state is not DeviceState.ACTIVE:
-            return
         for deployment in updates.unit.deployments.open_of(device.id):
             device = self._meaning(updates, device, deployment, report)
         updates.reconcile(device)
@@ -233,7 +241,7 @@ class Bridge:
         updates.unit.devices.put(device)
         deployment = self._named(updates, report)
         answer = _Answer()
-        if moves and deployment is not None and deployment.is_open and device.state is DeviceState.ACTIVE:
+        if moves and deployment is not None and deployment.is_open:
             answer = self._apply(updates, device, deployment, report)
         elif report.state is ReportState.BURNING:
             answer = _stop(report.deployment)
@@ -291,13 +299,9 @@ class Bridge:
         if updates.release_of(deployment).state.value == "withdrawn":
             return "the release is withdrawn"
         rollout = updates.unit.rollouts.get(deployment.rollout) if deployment.rollout else None
-        if (
-            rollout is not None
-            and rollout.state is not RolloutState.RUNNING
-            and deployment.state is not State.INSTALLING
-        ):
-            return f"the rollout is {rollout.state}"
-        return ""
+        paused = rollout is not None and rollout.state is RolloutState.PAUSED
+        # What a canceled rollout still has open heals a device that it had reached.
+        return "the rollout is paused" if paused and deployment.state is not State.INSTALLING else ""
 
     # --- what both have in common ------------------------------------------------------------------------
 
@@ -314,12 +318,12 @@ class Bridge:
                 _acknowledge(updates, device, key, _Answer() if is_check_in else self._answer_again(updates, report))
                 return False, False
             if key.boot != device.boot and unit.reports.knows_boot(device.id, key.boot):
-                moves = False
+                moves = is_check_in and _is_live_again(unit, device, key)
             if seen is not None:
                 trouble = replace(device.trouble, clashes=device.trouble.clashes + 1)
                 unit.devices.put(replace(device, trouble=trouble))
                 updates.tell(device.id, "clash", type=kind, boot=key.boot, seq=key.seq)
-                moves = moves and is_check_in
+                moves = is_check_in  # a counter that started again: the nonce made it another check-in
         if key is None or unit.reports.seen(device.id, key.boot, key.seq) is None:
             unit.reports.add(
                 StoredReport(device=device.id, key=key, kind=kind, wall=updates.now.wall, body=report.body)
@@ -354,6 +358,12 @@ class Bridge:
             return
         updates.unit.devices.put(replace(device, last_block_wall=activity.wall))
         seen = deployment.with_activity(activity)
+        if device.last_report_wall is not None and activity.wall <= device.last_report_wall:
+            # Asked before the device's last word: that may have been a deferral, or a restart that waits for its offer.
+            seen = replace(seen, retry_wall=deployment.retry_wall)
+            if seen.state is State.DEFERRED:
+                updates.schedule(seen)
+                return
         if seen.state in {State.QUEUED, State.OFFERED, State.DEFERRED}:
             updates.move(seen, DeploymentEvent.BLOCKS, "asks for blocks")
         elif seen.is_open:
@@ -387,6 +397,14 @@ class Bridge:
         )
         updates.unit.devices.put(replace(device, trouble=trouble))
         updates.tell(device.id, "rejected", reason=rejected.reason[:200])
+
+
+def _is_live_again(unit: UnitOfWork, device: Device, key: ReportKey) -> bool:
+    """A boot that checks in twice in a row was superseded by a report that came late: else it were deaf for ever."""
+    last = next(iter(unit.reports.recent(device.id, limit=1)), None)
+    if last is None or last.key is None or last.kind != "report_version":
+        return False
+    return last.key.boot == key.boot and last.key.seq < key.seq
 
 
 def _stop(deployment: DeploymentId | None) -> _Answer:

@@ -207,8 +207,14 @@ class BlockServer:
         manifest = grant.manifest
         image = self._opened(self._source.open, manifest)
         chunk_list = self._opened(self._source.open_chunk_list, manifest)
-        client.jobs[bytes(manifest.sha256)] = _Job(grant, image, is_image=True)
-        client.jobs[bytes(manifest.merkle_root)] = _Job(grant, chunk_list, is_image=False)
+        for digest, job in (
+            (manifest.sha256, _Job(grant, image, is_image=True)),
+            (manifest.merkle_root, _Job(grant, chunk_list, is_image=False)),
+        ):
+            other = client.jobs.get(bytes(digest))
+            if other is not None and other.artifact is not None:
+                other.artifact.close()  # two components of one image
+            client.jobs[bytes(digest)] = job
         for digest, data in grant.inline:
             client.jobs[bytes(digest)] = _Job(grant, Inline(data), is_image=False)
 
@@ -394,6 +400,9 @@ class Pacing:
                 return (since + self.resend_after_s, Due.OFFER)
             case State.DOWNLOADING:
                 last = max(since, deployment.last_block_wall or since)
+                offered = deployment.offered_wall
+                if offered is not None and offered >= last and not deployment.resent:
+                    return (offered + self.resend_after_s, Due.OFFER)  # the device came back and asked for nothing
                 if deployment.stalled:
                     return (last + self.downloading_s, Due.TIME_OUT)
                 return (last + self.stall_after_s, Due.STALL)

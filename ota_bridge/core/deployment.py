@@ -227,6 +227,22 @@ class Deployment:
         changed = self.changed_wall if target is self.state else wall
         return replace(self, state=target, cause=cause, changed_wall=changed, stalled=False)
 
+    def shifted(self, by_s: float) -> "Deployment":
+        """This deployment on a wall clock that was set by so much; when it was created stays as it was told."""
+
+        def moved(wall: float | None) -> float | None:
+            return None if wall is None else wall + by_s
+
+        return replace(
+            self,
+            changed_wall=self.changed_wall + by_s,
+            due_wall=moved(self.due_wall),
+            offered_wall=moved(self.offered_wall),
+            retry_wall=moved(self.retry_wall),
+            claimed_wall=moved(self.claimed_wall),
+            last_block_wall=moved(self.last_block_wall),
+        )
+
     def can(self, event: DeploymentEvent) -> bool:
         """True if the table has a row for `event`."""
         return event in TRANSITIONS[self.state]

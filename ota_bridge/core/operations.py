@@ -399,6 +399,8 @@ def rollout_start(context: Context, release: str, devices: list[str] | None = No
         raise Conflict(f"release {found.id} is withdrawn")
     if devices and percent is not None:
         raise InvalidInput("rollout start: name devices or a percentage, not both")
+    if devices is not None and not devices:
+        raise InvalidInput("rollout start: the list of devices is empty; leave it out to mean all")
     named = tuple(_device(context.unit, name).id for name in devices or [])
     for device in named:
         if device.product != found.product:
@@ -517,7 +519,8 @@ def _cancel_open(context: Context, rollout: Rollout, cause: str) -> int:
         device = context.unit.devices.get(deployment.device)
         if device is None:
             continue
-        if deployment.state is not State.CONFIRMED:
+        held = device.assigned.get(deployment.component)
+        if deployment.state is not State.CONFIRMED and held is not None and held.rollout == rollout.id:
             device = device.assign(deployment.component, None)
             context.unit.devices.put(device)
         if deployment.is_open and context.updates.cancel(device, deployment, cause):

@@ -7,7 +7,7 @@ exactly one place. Outputs are released after the commit, in order.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.delivery import Due, Pacing, is_served
@@ -28,11 +28,17 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.ports import ManifestVerifier, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout import planner, policy
 from ota_bridge.core.rollout.model import RolloutState
-from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
 SHORT_PACKET_BYTES = 4096
 """Devices that take less may need the short form of an offer, and fetch manifest and ticket as artifacts."""
+
+PAST_MAX = 500
+"""How many deployments of a device its attempts are counted over: more than all of its components can use up."""
+
+_HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK})
+"""What ends a deployment that was open before: the device became another, or went past it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +112,7 @@ class Updates:
                 cause=cause,
             )
             self._rollout_changed(moved.rollout)
-            if is_served(moved) != is_served(deployment):
+            if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING:
                 self.grant(moved.device)
         return moved
 
@@ -192,7 +198,7 @@ class Updates:
             if assigned != device.assigned:
                 device = replace(device, assigned=assigned)
                 self.unit.devices.put(device)
-        past = self.unit.deployments.recent_of(device.id)
+        past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
         for step in planner.steps(device, releases, past, self.rules.retries, canceled=canceled):
             match step:
@@ -205,6 +211,12 @@ class Updates:
                 case planner.Blocked():
                     pass  # `why` derives the same verdict again from the same records
         return device
+
+    def _past(self, device_id: DeviceId) -> list[Deployment]:
+        """The device's deployments, newest first: the latest, and whatever older one is still open."""
+        recent = list(self.unit.deployments.recent_of(device_id, limit=PAST_MAX))
+        known = {deployment.id for deployment in recent}
+        return recent + [open_ for open_ in self.unit.deployments.open_of(device_id) if open_.id not in known]
 
     def _open(self, device: Device, step: planner.Open, past: Sequence[Deployment]) -> Device:
         assignment = device.assigned[step.component]
@@ -268,6 +280,14 @@ class Updates:
             deployment = self.schedule(replace(deployment, resent=False))
         if self._is_paused(deployment) or not deployment.can(DeploymentEvent.OFFER):
             return device
+        release = self.release_of(deployment)
+        obstacle = policy.obstacle(device, release, release.parts[deployment.component])
+        if obstacle is not None:
+            if obstacle in _HOPELESS:
+                self.cancel(device, deployment, f"not offered: {obstacle}")
+            else:
+                self._hold_back(device, deployment, f"not offered: {obstacle}")
+            return device
         earliest = max(
             deployment.retry_wall or 0.0,
             self.rules.pacing.earliest_offer_wall(device.last_offer_wall, self.now.wall)
@@ -275,14 +295,12 @@ class Updates:
             else 0.0,
         )
         if earliest > self.now.wall:
-            self.schedule(replace(deployment, retry_wall=earliest))
+            # A second notice that has to wait is still the second.
+            self.schedule(replace(deployment, retry_wall=earliest, resent=not answers_check_in))
             return device
-        release = self.release_of(deployment)
         notice = self._notice(device, deployment, release)
         if isinstance(notice, str):
-            self.unit.deployments.put(replace(deployment, cause=notice, due_wall=None))
-            if notice != deployment.cause:
-                self.tell(device.id, "not_offered", id=deployment.id, release=deployment.release, cause=notice)
+            self._hold_back(device, deployment, notice)
             return device
         moved = self.move(
             deployment,
@@ -301,6 +319,16 @@ class Updates:
         device = replace(device, last_offer_wall=self.now.wall)
         self.unit.devices.put(device)
         return device
+
+    def _hold_back(self, device: Device, deployment: Deployment, cause: str) -> None:
+        """No notice can go out: the next check-in tries again; what has a time-out keeps it."""
+        held = replace(deployment, cause=cause)
+        if deployment.state in {State.QUEUED, State.DEFERRED}:
+            self.unit.deployments.put(replace(held, due_wall=None))
+        else:
+            self.schedule(replace(held, retry_wall=None, resent=True))
+        if cause != deployment.cause:
+            self.tell(device.id, "not_offered", id=deployment.id, release=deployment.release, cause=cause)
 
     def _notice(self, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
         part = release.parts[deployment.component]
@@ -375,7 +403,8 @@ class Updates:
             self.schedule(deployment)
             return
         if what is Due.OFFER:
-            first = deployment.state is not State.OFFERED or deployment.retry_wall is not None
+            waited = deployment.retry_wall is not None and not deployment.resent
+            first = waited or deployment.state not in {State.OFFERED, State.DOWNLOADING}
             self.offer(device, deployment, answers_check_in=first)
             return
         if what is Due.STALL:

@@ -58,6 +58,7 @@ MISSING_MAX_BYTES: Final = 2048
 PARTS_MAX: Final = 16
 HAVE_MAX: Final = 16
 NONCE_BYTES: Final = 16
+DIGEST_PREFIX_BYTES: Final = 8
 DAYS_400_S: Final = 400 * 86_400
 _MSGPACK_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _RESULT_CODE: Final = re.compile(r"-?[0-9]{1,4}|[A-Z][A-Z_]{0,31}")
@@ -248,10 +249,16 @@ def _parts(fields: Fields) -> dict[str, InstalledPart]:
         parts[checked_component(str(name))] = InstalledPart(
             version=checked_version(entry.text(0, max_bytes=32)),
             seq=entry.uint(1, maximum=U32),
-            digest8=entry.binary(2, min_bytes=0, max_bytes=8),
+            digest8=_digest8(entry),
             trial=entry.uint(3, maximum=1) == 1,
         )
     return parts
+
+
+def _digest8(entry: Fields) -> bytes:
+    """Eight bytes or none: a shorter prefix would take other images for the offered one."""
+    found = entry.binary(2, min_bytes=0, max_bytes=DIGEST_PREFIX_BYTES)
+    return found and entry.binary(2, min_bytes=DIGEST_PREFIX_BYTES, max_bytes=DIGEST_PREFIX_BYTES)
 
 
 def _have(fields: Fields) -> tuple[tuple[bytes, int], ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import random
 import time
 
@@ -34,7 +35,7 @@ async def test_telemetry_and_commands_go_on_while_fifty_devices_download_flat_ou
             fleet.wait()
         for device in {topic for _, topic, _ in telemetry.seen}:
             heard = [began, *[at for at, topic, _ in telemetry.seen if topic == device and began < at < ended], ended]
-            widest = max(after - before for before, after in zip(heard, heard[1:], strict=False))
+            widest = max(after - before for before, after in itertools.pairwise(heard))
             assert widest <= 2.0, f"{device}: {widest:.2f} s without telemetry"
         during = sorted(took for at, took in trips if began < at < ended)
         assert len(during) >= 10
@@ -99,7 +100,7 @@ async def test_a_device_that_reboots_ends_as_the_protocol_says(tmp_path, state, 
         ):
             await until(lambda: any(line["after"] == end for line in seen.events("state")))
             assert fleet.lines
-        first = [line["id"] for line in seen.events("state")][0]
+        first = next(line["id"] for line in seen.events("state"))
         assert end == [line["after"] for line in seen.events("state") if line["id"] == first][-1]
 
 

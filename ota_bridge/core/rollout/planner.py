@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ota_bridge.core.catalog import Release
-from ota_bridge.core.deployment import Deployment, State
+from ota_bridge.core.deployment import Deployment, DeploymentEvent, State
 from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
@@ -88,7 +88,8 @@ def steps(
     for component, assignment in sorted(device.assigned.items()):
         current = running.get(component)
         if current is not None:
-            if (current.release, current.rollout) != (assignment.release, assignment.rollout):
+            wanted = (current.release, current.rollout) == (assignment.release, assignment.rollout)
+            if not wanted and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
                 found.append(Supersede(deployment=current, cause=f"superseded by {assignment.release}"))
             continue
         release = releases.get(assignment.release)

@@ -82,6 +82,11 @@ def is_needed(device: Device, release: Release, part: ReleasePart) -> Obstacle |
     return None
 
 
+def obstacle(device: Device, release: Release, part: ReleasePart) -> Obstacle | None:
+    """What keeps a notice of an open deployment back, or None."""
+    return may_take_part(device) or fits(device, release, part) or is_needed(device, release, part)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
     """How often a release is tried on one device, and how long to wait in between."""

@@ -1,0 +1,103 @@
+"""Devices: what a check-in changes, hardware ids, approval, retirement, and how fast they may appear."""
+
+from dataclasses import replace
+
+import pytest
+from core_world import facts_of, image_of
+
+from ota_bridge.core.errors import Conflict
+from ota_bridge.core.fleet import Assignment, CreationLimit, Device, DeviceState, runs
+from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart, ReportKey
+from ota_bridge.core.values import DeviceId, ReleaseId
+
+ID = DeviceId("prod", "d1")
+
+
+def device(**changes):
+    return replace(Device(id=ID, state=DeviceState.ACTIVE, created_wall=1.0), **changes)
+
+
+def check_in(**changes):
+    plain = CheckIn(
+        device=ID,
+        dialect="native",
+        encoding=Encoding.MSGPACK,
+        key=ReportKey(boot=7, seq=1, content=b"x" * 8),
+        parts={"firmware": InstalledPart(version="1.0.0")},
+        proto=1,
+        hw="r1",
+        nonce=bytes(16),
+    )
+    return replace(plain, **changes)
+
+
+def test_a_check_in_is_the_truth_about_what_runs():
+    after = device().checked_in(check_in(have=((b"12345678", 9),), max_block=64), 5.0)
+    assert ({"firmware": InstalledPart(version="1.0.0")}, 7, bytes(16), 64, 5.0) == (
+        after.parts,
+        after.boot,
+        after.nonce,
+        after.max_block,
+        after.last_report_wall,
+    )
+
+
+def test_a_check_in_that_announces_the_next_sets_when_silence_begins():
+    assert 3605.0 == device().checked_in(check_in(next_s=3600), 5.0).next_check_in_wall
+    assert device(next_check_in_wall=9.0).checked_in(check_in(), 5.0).next_check_in_wall is None
+
+
+def test_the_first_hardware_id_is_registered():
+    after = device().checked_in(check_in(), 5.0)
+    assert ("r1", False) == (after.hw, after.has_hw_conflict)
+
+
+def test_another_hardware_id_stands_beside_the_registered_one_until_it_is_gone():
+    after = device(hw="r1").checked_in(check_in(hw="r2"), 5.0)
+    assert ("r1", "r2", True) == (after.hw, after.hw_reported, after.has_hw_conflict)
+    assert not after.checked_in(check_in(), 6.0).has_hw_conflict
+
+
+def test_an_assignment_is_given_replaced_and_taken_away():
+    first = Assignment(release=ReleaseId("prod/1.1.0"), rollout=None)
+    given = device().assign("firmware", first).assign("config", first)
+    assert {"firmware": first, "config": first} == given.assigned
+    assert {"config": first} == given.assign("firmware", None).assigned
+
+
+def test_only_a_pending_device_can_be_approved():
+    assert DeviceState.ACTIVE is device(state=DeviceState.PENDING).approved().state
+    with pytest.raises(Conflict):
+        device().approved()
+
+
+def test_a_device_is_retired_once_and_is_assigned_nothing_then():
+    held = device().assign("firmware", Assignment(release=ReleaseId("prod/1.1.0"), rollout=None))
+    retired = held.retired()
+    assert (DeviceState.RETIRED, {}) == (retired.state, retired.assigned)
+    with pytest.raises(Conflict):
+        retired.retired()
+
+
+FACTS = facts_of()
+
+
+@pytest.mark.parametrize(
+    ("installed", "expected"),
+    [
+        (None, False),
+        (InstalledPart(version="1.1.0"), True),
+        (InstalledPart(version="1.0.0"), False),
+        (InstalledPart(version="1.0.0", digest8=FACTS.sha256[:8]), True),
+        (InstalledPart(version="1.1.0", digest8=facts_of(image=image_of("x")).sha256[:8]), False),
+    ],
+)
+def test_an_image_is_known_by_its_digest_where_the_device_knows_it_else_by_its_version(installed, expected):
+    assert expected is runs(installed, version="1.1.0", image_sha256=FACTS.sha256)
+
+
+def test_the_creation_limit_lets_a_burst_through_and_then_its_rate():
+    limit = CreationLimit(per_s=2, burst=3)
+    assert [True, True, True, False] == [limit.allow(10.0) for _ in range(4)]
+    assert [False, True, False] == [limit.allow(mono) for mono in (10.4, 10.5, 10.6)]
+    assert [True, True, True, False] == [limit.allow(100.0) for _ in range(4)]
