@@ -104,4 +104,4 @@ class Installer:
 
     def _may_burn(self) -> bool:
         waits = self._s.fault.kind is FaultKind.REBOOT_IN and self._s.fault.phase is Phase.DOWNLOADED
-        return self._released and not self._held_back and not (waits and self._s.fault.armed)
+        return self._released and not (self._held_back or self._s.will_reboot or (waits and self._s.fault.armed))

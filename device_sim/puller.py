@@ -153,6 +153,10 @@ class Puller:
             self._close()
         self._wait_s = min(self._wait_s, now_s + 30.0)
 
+    def wake(self, now_s: float) -> None:
+        """The bridge has just spoken: ask now, whatever an earlier refusal said."""
+        self._wait_s = min(self._wait_s, now_s)
+
     def _close(self) -> None:
         self._held.clear()
         self._base = self._block = self._count = 0

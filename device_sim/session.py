@@ -89,6 +89,11 @@ class Session:
             reason=final.reason,
         )
 
+    @property
+    def will_reboot(self) -> bool:
+        """Whether a reboot has been asked for and nothing more should begin."""
+        return any(isinstance(action, Reboot) for action in self.actions)
+
     def reboot(self) -> None:
         """Ask the shell for a reboot, after what was to be sent."""
         self.actions.append(Reboot())

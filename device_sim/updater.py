@@ -116,6 +116,8 @@ class Updater:
     def checked_in(self, now_s: float) -> None:
         """A check-in was acknowledged: go on with what flash holds, or with what was refused."""
         self._stopped = False
+        if (puller := self._puller()) is not None:
+            puller.wake(now_s)
         record = self._s.storage.settings.download
         if self._download is not None or self._gathering is not None or record is None or not record.id:
             return

@@ -68,7 +68,8 @@ class Updates:
     verify: ManifestVerifier
     ticket: TicketIssuer
     outputs: list[Output] = field(default_factory=list)
-    _granted: dict[DeviceId, None] = field(default_factory=dict)
+    _offered: set[DeviceId] = field(default_factory=set)
+    """Whom this unit of work has sent a notice: those of one device's components go together."""
 
     # --- telling -----------------------------------------------------------------------------------------
 
@@ -112,8 +113,9 @@ class Updates:
                 cause=cause,
             )
             self._rollout_changed(moved.rollout)
-            if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING:
-                self.grant(moved.device)
+        # What is being canceled is granted too, as withdrawn, where its release is.
+        if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING:
+            self.grant(moved.device)
         return moved
 
     def schedule(self, deployment: Deployment) -> Deployment:
@@ -240,7 +242,7 @@ class Updates:
             changed_wall=self.now.wall,
             size_bytes=part.manifest.size_bytes,
             old_version=device.parts[step.component].version,
-            retry_wall=step.not_before_wall,
+            retry_wall=self._not_before(step.not_before_wall),
         )
         deployment = self.schedule(deployment)
         self.unit.deployments.record(
@@ -269,6 +271,10 @@ class Updates:
         self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
 
+    def _not_before(self, wall: float | None) -> float | None:
+        """No longer than the longest wait: an attempt that ended before the clock was set back ended in the future."""
+        return None if wall is None else min(wall, self.now.wall + self.rules.retries.longest_wait_s)
+
     # --- offering ----------------------------------------------------------------------------------------
 
     def offer(self, device: Device, deployment: Deployment, *, answers_check_in: bool) -> Device:
@@ -290,9 +296,9 @@ class Updates:
             return device
         earliest = max(
             deployment.retry_wall or 0.0,
-            self.rules.pacing.earliest_offer_wall(device.last_offer_wall, self.now.wall)
-            if device.last_offer_wall != self.now.wall
-            else 0.0,
+            0.0
+            if device.id in self._offered
+            else self.rules.pacing.earliest_offer_wall(device.last_offer_wall, self.now.wall),
         )
         if earliest > self.now.wall:
             # A second notice that has to wait is still the second.
@@ -316,6 +322,7 @@ class Updates:
             # The ticket may have to be fetched, so it must be in the table before the notice.
             self.outputs.insert(len(self.outputs) - 1, self.grants(device.id))
         self.tell(device.id, "offer", id=moved.id, release=moved.release, offers=moved.offers)
+        self._offered.add(device.id)
         device = replace(device, last_offer_wall=self.now.wall)
         self.unit.devices.put(device)
         return device

@@ -5,7 +5,7 @@ from brokers import Mosquitto, mosquitto  # noqa: F401 - a fixture
 from harness import Fleet, site
 
 DEVICES = 10
-IMAGE_BYTES = 512 * 1024
+IMAGE_BYTES = 256 * 1024
 
 
 @pytest.mark.mosquitto

@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import random
 import time
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -20,16 +21,18 @@ DEVICES = 50
 @pytest.mark.mosquitto
 async def test_telemetry_and_commands_go_on_while_fifty_devices_download_flat_out(tmp_path, mosquitto: Mosquitto):  # noqa: F811
     with site(tmp_path, broker_url=mosquitto.url) as here:
-        release = here.release(here.image(2 << 20))
-        options = {"--count": DEVICES, "--block": 4096, "--window": 4, "--telemetry-hz": 1, "--slot-kib": 4096}
+        release = here.release(here.image(4 << 20))
+        options = {"--count": DEVICES, "--block": 4096, "--window": 4, "--telemetry-hz": 1, "--slot-kib": 8192}
         fleet = start_fleet(here, options)
         try:
             async with tap(here.url, "telemetry/#") as telemetry, commander(mosquitto.port) as trips:
                 await until(lambda: len({topic for _, topic, _ in telemetry.seen}) == DEVICES)
                 began = time.monotonic()
                 rollout = here.call("rollout.start", release=release)["id"]
-                await until(lambda: here.call("rollout.status", rollout=rollout)["confirmed"] == DEVICES, within_s=120)
+                # A device that reboots into its trial does not answer: what is judged ends when the first one has it all.
+                await until(lambda: set(counts(here, rollout)) - {"QUEUED", "OFFERED", "DOWNLOADING"}, within_s=120)
                 ended = time.monotonic()
+                await until(lambda: counts(here, rollout) == {"CONFIRMED": DEVICES}, within_s=120)
         finally:
             fleet.kill()
             fleet.wait()
@@ -40,6 +43,10 @@ async def test_telemetry_and_commands_go_on_while_fifty_devices_download_flat_ou
         during = sorted(took for at, took in trips if began < at < ended)
         assert len(during) >= 10
         assert during[int(len(during) * 0.99)] <= 1.0
+
+
+def counts(here: Site, rollout: str) -> dict[str, int]:
+    return dict(here.call("rollout.status", rollout=rollout)["counts"])
 
 
 @contextlib.asynccontextmanager
@@ -61,7 +68,7 @@ async def commander(port: int):
                             if message.payload == f"ping {number}".encode():
                                 break
                 trips.append((sent, time.monotonic() - sent))
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.02)  # a pause between commands, not a wait for anything
 
     task = asyncio.create_task(work())
     try:
@@ -81,10 +88,9 @@ async def test_a_trial_that_never_confirms_goes_back_and_is_told(tmp_path):
         ):
             report = await fleet.report()
             assert ["rolled_back"] == [device.result for device in report.devices]
-            await until(lambda: here.call("rollout.list")[0]["counts"].get("ROLLED_BACK") or None)
+            await until(lambda: first_attempt(here)["state"] == "ROLLED_BACK")
         states = [line["after"] for line in seen.events("state")]
         assert ["TRIAL", "ROLLED_BACK"] == states[5:7]
-        assert "ROLLED_BACK" in here.call("device.show", device="dev-0001")["deployments"][-1]["state"]
         assert "waits" in here.call("why", device="dev-0001")["sentence"]
 
 
@@ -129,9 +135,13 @@ async def test_a_device_that_trusts_another_author_refuses_and_why_names_it(tmp_
         ):
             report = await fleet.report()
             sentence = await until(lambda: refused(here))
-        assert [("REFUSED_SIG", 0)] == [(device.reason, device.erases) for device in report.devices]
+        assert [("REFUSED_SIG", 0)] == [(device.reason.partition(":")[0], device.erases) for device in report.devices]
         assert [] == asked.seen
         assert "REFUSED_SIG" in sentence
+
+
+def first_attempt(here: Site) -> dict[str, Any]:
+    return here.call("device.show", device="dev-0001")["deployments"][-1]
 
 
 def refused(here: Site) -> str | None:

@@ -94,15 +94,21 @@ class Retries:
     max_attempts: int = 3
     backoff_s: float = 60
 
+    @property
+    def longest_wait_s(self) -> float:
+        """Between the last two attempts."""
+        return float(self.backoff_s * 4.0 ** max(self.max_attempts - 2, 0))
+
     def verdict(self, attempts: Sequence[Deployment]) -> tuple[Obstacle | None, float | None]:
         """May there be another attempt, and not before which wall time?
 
-        `attempts`: earlier ones of this release, component and rollout, newest first, all terminal.
+        `attempts`: earlier ones of this release, component and rollout, all terminal. Their number orders them: the
+        wall clock may have been set back.
         Those since the last CONFIRMED count: a device that is reset after a success starts afresh, and so does another
         rollout of the release.
         """
         streak: list[Deployment] = []
-        for attempt in attempts:
+        for attempt in sorted(attempts, key=lambda one: one.attempt, reverse=True):
             if attempt.state is State.CONFIRMED:
                 break
             streak.append(attempt)

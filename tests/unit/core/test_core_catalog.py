@@ -38,7 +38,8 @@ def test_a_release_is_withdrawn_once():
 
 
 @pytest.mark.parametrize(
-    ("product", "hw", "expected"), [("prod", "r1", True), ("prod", "r2", True), ("prod", "r3", False), ("x", "r1", False)]
+    ("product", "hw", "expected"),
+    [("prod", "r1", True), ("prod", "r2", True), ("prod", "r3", False), ("x", "r1", False)],
 )
 def test_compatible_is_what_the_signed_classes_say(product, hw, expected):
     assert expected is is_compatible(PART, product, hw)

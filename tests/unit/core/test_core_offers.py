@@ -456,3 +456,25 @@ def test_canceling_is_told_again_at_each_check_in_until_it_is_answered(world):
         assert 1 == len(world.sent(CancelUpdate, device.check_in()))
     device.says("canceled")
     assert [] == world.sent(CancelUpdate, device.check_in())
+
+
+def test_the_wait_for_another_attempt_is_bounded_though_the_last_ended_before_the_clock_was_set_back(world):
+    device = offered(world)
+    world.jump(10 * 86_400)
+    device.says("fail", result_code="-1")
+    step(world, -10 * 86_400)
+    device.says("fail", result_code="-1")
+    assert device.open.retry_wall <= world.wall + 240
+
+
+def test_attempts_stay_bounded_though_the_clock_was_set_back_after_a_success(world):
+    device = on_trial(world)
+    device.runs("1.1.0").check_in()
+    step(world, -10 * 86_400)
+    device.runs(FACTORY, seq=1).restarts()
+    for _ in range(5):
+        world.passes(3600)
+        device.check_in()
+        if device.record.assigned and world.read(lambda unit: unit.deployments.open_of(device.id)):
+            device.says("fail", result_code="-1")
+    assert 4 == len(device.all)

@@ -34,7 +34,9 @@ def test_a_good_name_is_itself(check, text):
     assert text == check(text)
 
 
-@pytest.mark.parametrize("check", [checked_component, checked_version, checked_hardware_id, checked_product, checked_tag])
+@pytest.mark.parametrize(
+    "check", [checked_component, checked_version, checked_hardware_id, checked_product, checked_tag]
+)
 @pytest.mark.parametrize("text", ["", "a/b", "a+/b", "a#b", "a b", "a\0", "a\n", "\n", "ä", "１", "x" * 65])
 def test_a_name_that_would_break_a_topic_or_a_file_is_refused_with_what_is_allowed(check, text):
     with pytest.raises(InvalidInput, match="allowed is"):
