@@ -48,6 +48,7 @@ class Device:
         self.config = config
         self.stats = Stats()
         self._storage, self._trust, self._rng, self._fault = storage, trust, rng, fault
+        self._went_back: str | None = None
         self._identity = Identity.of(
             trust, product=config.product, device=config.device, hw=config.hw, component=config.component
         )
@@ -174,16 +175,21 @@ class Device:
         if not size and running is not None and (session.boot.trial or running.version != self.config.version):
             position = size = running.size_bytes
         waits = any(session.outbox.waits(kind) for kind in (Kind.FINAL, Kind.CHECK_IN, Kind.CLAIM))
+        result, reason = session.result, session.reason
+        if result is Result.NONE and self._went_back is not None:
+            result, reason = Result.ROLLED_BACK, self._went_back  # another attempt does not unsay it
         return Snapshot(
             device=self.config.device,
             phase=session.phase,
-            result=session.result,
-            reason=session.reason,
+            result=result,
+            reason=reason,
             version=session.boot.version,
             offered_version=coming,
             position=position,
             size_bytes=size,
-            settled=session.result is not Result.NONE and not waits and session.phase is Phase.IDLE,
+            # Not before this boot's own check-in is heard: the bridge must know what runs now.
+            settled=self._went_back is not None
+            or (result is not Result.NONE and self._checked_in and not waits and session.phase is Phase.IDLE),
             stats=self.stats,
         )
 
@@ -223,6 +229,8 @@ class Device:
 
     def _check_in_acknowledged(self, now_s: float) -> None:
         session, settings = self._session, self._storage.settings
+        if session.result is Result.ROLLED_BACK:
+            self._went_back = session.reason
         if session.phase is Phase.TRIAL:
             if self._fault.fires(FaultKind.REBOOT_IN, Phase.TRIAL):
                 session.reboot()

@@ -135,7 +135,7 @@ class RetrySettings:
 
     max_attempts: int = option(3, "attempts per device, component and rollout", low=1, high=1000)
     backoff_s: float = option(
-        60.0, "seconds before the second attempt; doubled before each further one", low=0, high=_DAY_S
+        60.0, "seconds before the second attempt; four times as many before each further one", low=0, high=_DAY_S
     )
 
 

@@ -8,7 +8,7 @@ from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import ReleasePart
 from ota_bridge.core.delivery import BlockServer, Inline
 from ota_bridge.core.deployment import Deployment, State
-from ota_bridge.core.errors import ArtifactDamaged, ManifestRefused, RefusedReason
+from ota_bridge.core.errors import ArtifactDamaged, ManifestRefused, RefusedReason, StoreError
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.manifest import ManifestFacts, PayloadType, class_id, vendor_id
 from ota_bridge.core.merkle import ChunkHasher
@@ -82,6 +82,7 @@ class MemorySource:
     def __init__(self) -> None:
         self.images: dict[bytes, bytes] = {}
         self.damaged = False
+        self.error: type[StoreError] = ArtifactDamaged
         self.open_now = 0
 
     def put(self, data: bytes) -> None:
@@ -95,7 +96,7 @@ class MemorySource:
 
     def _opened(self, manifest: ManifestFacts, made: Any) -> "CountedArtifact":
         if self.damaged or manifest.sha256 not in self.images:
-            raise ArtifactDamaged("not what its name says")
+            raise self.error("not what its name says")
         self.open_now += 1
         return CountedArtifact(self, made(self.images[manifest.sha256]))
 
@@ -109,7 +110,7 @@ class CountedArtifact(Inline):
 
     def view(self, offset: int, length: int) -> memoryview:
         if self.source.damaged:
-            raise ArtifactDamaged("not what its name says")
+            raise self.source.error("not what its name says")
         return super().view(offset, length)
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from ota_bridge.core.deployment import FETCHING, Deployment, State
-from ota_bridge.core.errors import ArtifactDamaged, BlockRefusal
+from ota_bridge.core.errors import BlockRefusal, StoreError
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import (
     BlockActivity,
@@ -32,6 +32,8 @@ from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Rol
 BUSY_RETRY_S = 2
 NOT_OPEN_RETRY_S = 30
 PAUSED_RETRY_S = 30
+REOPEN_S = 10
+"""How often an artifact that could not be opened is tried again: its file may have been put back."""
 
 
 class Artifact(Protocol):
@@ -103,6 +105,7 @@ class _Job:
     grant: Grant
     artifact: Artifact | None
     is_image: bool
+    tried_mono: float = 0.0
 
 
 @dataclass(slots=True)
@@ -221,7 +224,7 @@ class BlockServer:
     def _opened(self, open_: Callable[[ManifestFacts], Artifact], manifest: ManifestFacts) -> Artifact | None:
         try:
             return open_(manifest)
-        except ArtifactDamaged:
+        except StoreError:
             self.counters.damaged += 1
             return None
 
@@ -233,6 +236,10 @@ class BlockServer:
         job = self._verdict(self._client(device), request)
         if isinstance(job, BlockRefusal):
             return self.refuse(device, job, mono=mono)
+        if job.artifact is None and mono - job.tried_mono >= REOPEN_S:
+            job.tried_mono = mono
+            open_ = self._source.open if job.is_image else self._source.open_chunk_list
+            job.artifact = self._opened(open_, job.grant.manifest)
         blocks = self._slices(job, request)
         if isinstance(blocks, BlockRefusal):
             return self.refuse(device, blocks, mono=mono)
@@ -267,7 +274,7 @@ class BlockServer:
                 if offset >= end:
                     break
                 blocks.append((offset, job.artifact.view(offset, min(request.size, end - offset))))
-        except ArtifactDamaged:
+        except StoreError:
             # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
             self.counters.damaged += 1
             return BlockRefusal.BUSY

@@ -9,6 +9,7 @@ from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.updates import PAST_MAX
 from ota_bridge.core.values import DeviceId, Now
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
@@ -130,13 +131,14 @@ def _assigned_reason(
     obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part)
     last: Deployment | None = None
     if obstacle is None:
-        past = [
-            attempt
-            for attempt in unit.deployments.recent_of(device.id)
-            if attempt.component == component
-            and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
-            and attempt.state not in OPEN
-        ]
+        rollout = unit.rollouts.get(assignment.rollout) if assignment.rollout else None
+        arrived = any(attempt.state is State.CONFIRMED for attempt in _attempts(unit, device, component, assignment))
+        if rollout is not None and rollout.state is RolloutState.CANCELED and not arrived:
+            return (
+                "rollout_canceled",
+                f"rollout {rollout.id} of {component} {release.id} was canceled before it had arrived",
+            )
+        past = [attempt for attempt in _attempts(unit, device, component, assignment) if attempt.state not in OPEN]
         obstacle, _ = retries.verdict(past)
         last = past[0] if past else None
     if obstacle is None:
@@ -149,6 +151,16 @@ def _assigned_reason(
     else:
         sentence = f"{component} {release.id} does not go there: {sentence}"
     return obstacle.value, sentence
+
+
+def _attempts(unit: UnitOfWork, device: Device, component: str, assignment: Assignment) -> list[Deployment]:
+    """What was tried for an assignment, newest first."""
+    return [
+        attempt
+        for attempt in unit.deployments.recent_of(device.id, limit=PAST_MAX)
+        if attempt.component == component
+        and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
+    ]
 
 
 def _ended_reason(deployment: Deployment, now: Now) -> tuple[str, str]:

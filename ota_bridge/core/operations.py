@@ -149,6 +149,9 @@ def add_release(context: Context, upload: Upload) -> Json:
                 f"seq {manifest.seq} of {upload.product} {manifest.component} is taken by {release.id}; sign a higher"
             )
     existing = unit.releases.get(name)
+    held = existing.parts.get(manifest.component) if existing is not None else None
+    if existing is not None and held is not None and held.envelope == upload.part.envelope:
+        return release_view(existing)  # its file was put back, nothing else changes
     if existing is None:
         existing = Release(
             id=name,

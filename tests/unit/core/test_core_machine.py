@@ -47,9 +47,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def said(self, device, outputs):
         self.uplinks.append((device, device.last))
-        acked = [
-            (ack.device, ack.boot, seq) for ack in outputs if isinstance(ack, ReportAck) for seq in ack.seqs
-        ]
+        acked = [(ack.device, ack.boot, seq) for ack in outputs if isinstance(ack, ReportAck) for seq in ack.seqs]
         for name, boot, seq in acked:
             assert self.world.read(lambda unit, n=name, b=boot, s=seq: unit.reports.seen(n, b, s)) is not None
 
@@ -58,7 +56,12 @@ class CoreMachine(RuleBasedStateMachine):
         device = self.devices[name]
         self.said(device, device.restarts() if new_boot else device.check_in())
 
-    @rule(name=NAMED, component=st.sampled_from(COMPONENTS), version=st.sampled_from([FACTORY, *VERSIONS]), trial=st.booleans())
+    @rule(
+        name=NAMED,
+        component=st.sampled_from(COMPONENTS),
+        version=st.sampled_from([FACTORY, *VERSIONS]),
+        trial=st.booleans(),
+    )
     def comes_back_with(self, name, component, version, trial):
         device = self.devices[name]
         seq = {FACTORY: 1, **{known: number for number, known in enumerate(VERSIONS, start=2)}}[version]
@@ -81,7 +84,9 @@ class CoreMachine(RuleBasedStateMachine):
     )
     def says(self, name, state, pick, code, retry_after_s):
         device = self.devices[name]
-        everything = self.world.read(lambda unit: [d for other in DEVICES for d in unit.deployments.recent_of(self.devices[other].id)])
+        everything = self.world.read(
+            lambda unit: [d for other in DEVICES for d in unit.deployments.recent_of(self.devices[other].id)]
+        )
         mine = self.open_of(device) or everything
         pool = mine if pick < 25 else everything
         named = pool[pick % len(pool)] if pool else "unknown-one"
@@ -106,7 +111,11 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=NAMED, pick=st.integers(0, 5), late_s=st.sampled_from([0.0, 0.0, 2.0]))
     def blocks_were_served(self, name, pick, late_s):
         device = self.devices[name]
-        served = [one for one in self.world.read(lambda unit: unit.deployments.recent_of(device.id)) if one.has_begun or is_served(one)]
+        served = [
+            one
+            for one in self.world.read(lambda unit: unit.deployments.recent_of(device.id))
+            if one.has_begun or is_served(one)
+        ]
         if served:
             device.asks(deployment=served[pick % len(served)].id, wall=self.world.wall - late_s)
 
@@ -258,7 +267,11 @@ class CoreMachine(RuleBasedStateMachine):
             assert sentence.startswith(f"prod/{name}: ")
 
     def all(self):
-        return self.world.read(lambda unit: [one for name in DEVICES for one in unit.deployments.recent_of(self.world_id(name), limit=1000)])
+        return self.world.read(
+            lambda unit: [
+                one for name in DEVICES for one in unit.deployments.recent_of(self.world_id(name), limit=1000)
+            ]
+        )
 
     def world_id(self, name):
         return self.devices[name].id
