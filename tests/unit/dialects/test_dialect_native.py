@@ -1,0 +1,417 @@
+"""The native dialect against its vectors, JSON against msgpack, and bytes that mean nothing."""
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ota_bridge.core import messages
+from ota_bridge.core.errors import BlockRefusal, Malformed
+from ota_bridge.core.messages import BlockRequest, CheckIn, Encoding, Event, Offer, Progress, PublicOffer, Rejected
+from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
+from ota_bridge.dialect import MalformedRequest
+from ota_bridge.dialects import BUILT_IN
+from ota_bridge.dialects.native import REPORT_MAX_BYTES, NativeDialect
+from ota_bridge.wire import MqttMessage
+
+VECTORS = Path(__file__).parents[2] / "vectors" / "native"
+REPORTS, REJECTED, TOPICS, BLOCKS, DOWNLINKS = (
+    json.loads((VECTORS / f"{name}.json").read_text())
+    for name in ("reports", "rejected", "topics", "blocks", "downlinks")
+)
+DEVICE = DeviceId("prod", "d1")
+NATIVE = NativeDialect("$ota")
+
+
+def payload_of(vector):
+    return bytes.fromhex(vector["hex"]) if "hex" in vector else vector["text"].encode()
+
+
+def decoded(payload, topic="$ota/report/prod/d1"):
+    return NATIVE.decode(MqttMessage(topic=topic, payload=payload, qos=1))
+
+
+def shown(uplink):
+    """An uplink as the vectors write it."""
+    key = {"boot": uplink.key.boot if uplink.key else None, "seq": uplink.key.seq if uplink.key else None}
+    if isinstance(uplink, CheckIn):
+        return {
+            "kind": "CheckIn",
+            **key,
+            **{
+                name: getattr(uplink, name)
+                for name in ("proto", "hw", "max_packet", "max_block", "max_window", "next_s")
+            },
+            "nonce": uplink.nonce.hex() if uplink.nonce else None,
+            "parts": {
+                name: [part.version, part.seq, part.digest8.hex(), part.trial] for name, part in uplink.parts.items()
+            },
+            "have": [[artifact.hex(), size] for artifact, size in uplink.have],
+        }
+    assert isinstance(uplink, Progress), uplink
+    names = ("deployment", "component", "version", "percent", "result_code", "result_msg", "retry_after_s", "reason")
+    return {
+        "kind": "Progress",
+        **key,
+        "state": uplink.state.value,
+        **{name: getattr(uplink, name) for name in names},
+    }
+
+
+def named(vectors):
+    return [pytest.param(vector, id=vector["name"]) for vector in vectors]
+
+
+# --- reports -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", named(REPORTS["vectors"]))
+def test_a_report_means_what_its_vector_says(vector):
+    uplink = decoded(payload_of(vector))
+    assert vector["expect"] == shown(uplink)
+    assert (DEVICE, "native") == (uplink.device, uplink.dialect)
+
+
+@pytest.mark.parametrize("vector", named(REPORTS["vectors"]))
+def test_the_answer_goes_in_the_encoding_of_the_check_in(vector):
+    uplink = decoded(payload_of(vector))
+    if isinstance(uplink, CheckIn):
+        assert (Encoding.JSON if "text" in vector else Encoding.MSGPACK) is uplink.encoding
+
+
+@pytest.mark.parametrize("vector", named(REJECTED["vectors"]))
+def test_what_is_no_report_is_rejected_with_a_short_reason_and_never_raises(vector):
+    uplink = decoded(payload_of(vector))
+    assert isinstance(uplink, Rejected), uplink
+    assert DEVICE == uplink.device
+    assert 0 < len(uplink.reason) < 300
+
+
+@pytest.mark.parametrize("size", [REPORT_MAX_BYTES + 1, 1_000_000])
+def test_a_report_that_is_too_long_is_rejected_unread(size):
+    uplink = decoded(b'{"type":"report_version","report":{"version":"1"},"x":"' + b"y" * size + b'"}')
+    assert isinstance(uplink, Rejected)
+    assert "at most" in uplink.reason
+
+
+@pytest.mark.parametrize("topic", TOPICS["good"])
+def test_the_topic_says_who_speaks(topic):
+    uplink = decoded(b'{"type":"report_version","report":{"version":"1"}}', topic)
+    assert topic == f"$ota/report/{uplink.device}"
+
+
+@pytest.mark.parametrize("topic", TOPICS["bad"])
+def test_a_topic_that_names_no_device_is_malformed(topic):
+    with pytest.raises(Malformed):
+        decoded(b'{"type":"report_version","report":{"version":"1"}}', topic)
+
+
+def test_a_repeat_has_the_same_key_and_any_other_byte_another_content():
+    one = decoded(payload_of(REPORTS["vectors"][0]))
+    again = decoded(payload_of(REPORTS["vectors"][0]))
+    other = decoded(payload_of(REPORTS["vectors"][0]) + b" ")
+    assert one.key == again.key
+    assert (one.key.boot, one.key.seq) == (other.key.boot, other.key.seq)
+    assert one.key.content != other.key.content
+
+
+def test_the_body_is_kept_for_people():
+    vector = REPORTS["vectors"][0]
+    assert json.loads(vector["text"]) == decoded(payload_of(vector)).body
+
+
+def as_json(value):
+    """Binary as base64, the one difference between the two encodings."""
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, dict):
+        return {key: as_json(item) for key, item in value.items()}
+    return [as_json(item) for item in value] if isinstance(value, list) else value
+
+
+CHECK_INS = st.fixed_dictionaries(
+    {
+        "type": st.just("report_version"),
+        "report": st.fixed_dictionaries({"version": st.text("ab1.~+", min_size=1, max_size=32)}),
+        "proto": st.integers(1, 9),
+        "hw": st.text("abR9.+:", min_size=1, max_size=32),
+        "boot": st.integers(0, 2**64 - 1),
+        "seq": st.integers(0, 2**64 - 1),
+    },
+    optional={
+        "nonce": st.binary(min_size=16, max_size=16),
+        "max_packet": st.integers(128, 2**32 - 1),
+        "parts": st.dictionaries(
+            st.text("ab_9", min_size=1, max_size=16),
+            st.tuples(
+                st.text("1.a", min_size=1, max_size=32),
+                st.integers(0, 2**32 - 1),
+                st.just(b"") | st.binary(min_size=8, max_size=8),
+                st.integers(0, 1),
+            ).map(list),
+            min_size=1,
+            max_size=16,
+        ),
+        "have": st.lists(
+            st.tuples(st.binary(min_size=8, max_size=32), st.integers(0, 2**64 - 1)).map(list), max_size=16
+        ),
+    },
+)
+
+
+@given(CHECK_INS)
+def test_json_and_msgpack_mean_the_same(message):
+    packed, text = decoded(msgpack.packb(message)), decoded(json.dumps(as_json(message)).encode())
+    assert isinstance(packed, CheckIn), packed
+    assert replace(packed, encoding=Encoding.JSON, key=None, body={}) == replace(text, key=None, body={})
+
+
+# --- any bytes ---------------------------------------------------------------------------------------------------
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=20)
+    | st.binary(max_size=40)
+)
+KEYS = st.sampled_from(
+    "type report version progress state percent result_code proto hw boot seq nonce parts have id component".split()
+) | st.text(max_size=8)
+ANY = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=12
+)
+
+
+def packable(value):
+    try:
+        return msgpack.packb(value)
+    except (OverflowError, ValueError):
+        return b"\xc0"
+
+
+ANY_BYTES = (
+    st.binary(max_size=200)
+    | ANY.map(packable)
+    | ANY.map(lambda value: json.dumps(as_json(value), default=str).encode())
+    | CHECK_INS.map(msgpack.packb).flatmap(
+        lambda good: st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)).map(
+            lambda change: good[: change[0]] + bytes([change[1]]) + good[change[0] + 1 :]
+        )
+    )
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(ANY_BYTES)
+def test_any_bytes_are_an_uplink_or_rejected(payload):
+    assert isinstance(decoded(payload), CheckIn | Progress | Rejected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=90), st.binary(max_size=10))
+def test_any_topic_is_a_device_or_malformed(topic, payload):
+    for text in (topic, "$ota/report/" + topic):
+        try:
+            uplink = decoded(payload, text)
+        except Malformed:
+            continue
+        assert f"$ota/report/{uplink.device}" == text
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.binary(max_size=60) | ANY.map(packable))
+def test_any_bytes_are_a_request_or_a_malformed_one(payload):
+    try:
+        request = NATIVE.decode_request(payload)
+    except MalformedRequest as error:
+        assert len(error.artifact) in {0, *range(8, 33)}
+        assert 0 <= error.offset < 2**64
+    else:
+        assert isinstance(request, BlockRequest)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=90))
+def test_any_block_topic_is_a_device_or_malformed(topic):
+    for one in (topic, b"$ota/get/" + topic):
+        try:
+            device = NATIVE.requester(one)
+        except Malformed:
+            continue
+        assert one.replace(b"/get/", b"/block/") == NATIVE.answer_topic(device)
+
+
+# --- blocks ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("vector", named(BLOCKS["requests"]))
+def test_a_request_means_what_its_vector_says(vector):
+    request = NATIVE.decode_request(bytes.fromhex(vector["hex"]))
+    found = [request.artifact.hex(), request.offset, request.size, request.count]
+    assert vector["expect"] == [*found, request.missing.hex() if request.missing is not None else None]
+
+
+@pytest.mark.parametrize("vector", named(BLOCKS["malformed"]))
+def test_a_malformed_request_tells_as_much_as_could_be_read(vector):
+    with pytest.raises(MalformedRequest) as caught:
+        NATIVE.decode_request(bytes.fromhex(vector["hex"]))
+    assert (vector["artifact"], vector["offset"]) == (caught.value.artifact.hex(), caught.value.offset)
+
+
+@pytest.mark.parametrize("vector", named(BLOCKS["blocks"]))
+def test_a_block_is_written_as_its_vector_says(vector):
+    data = bytes.fromhex(vector["data"])
+    pieces = NATIVE.encode_block(bytes.fromhex(vector["artifact"]), vector["offset"], memoryview(data))
+    assert vector["hex"] == b"".join(pieces).hex()
+
+
+@given(st.binary(min_size=8, max_size=32), st.integers(0, 2**64 - 1), st.sampled_from([0, 1, 255, 256, 65_535, 65_536]))
+def test_a_block_is_the_array_that_the_protocol_says_whatever_its_length(artifact, offset, length):
+    data = bytes(length)
+    assert msgpack.packb([artifact, offset, data]) == b"".join(NATIVE.encode_block(artifact, offset, memoryview(data)))
+
+
+@pytest.mark.parametrize("vector", named(BLOCKS["refusals"]))
+def test_a_refusal_is_written_as_its_vector_says(vector):
+    packed = NATIVE.encode_refusal(
+        bytes.fromhex(vector["artifact"]),
+        vector["offset"],
+        BlockRefusal(vector["code"]),
+        vector["retry_after_s"],
+        16_384,
+        16,
+    )
+    assert vector["hex"] == packed.hex()
+
+
+# --- downlinks ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+@pytest.mark.parametrize("vector", named(DOWNLINKS["vectors"]))
+def test_a_downlink_is_written_as_its_vector_says_in_both_encodings(vector, encoding):
+    args = {name: tuple(value) if isinstance(value, list) else value for name, value in vector["args"].items()}
+    message = NATIVE.encode(getattr(messages, vector["kind"])(device=DEVICE, encoding=encoding, **args))
+    read = json.loads if encoding is Encoding.JSON else msgpack.unpackb
+    assert vector["body"] == read(message.payload)
+    assert ("$ota/update/prod/d1", 1, False) == (message.topic, message.qos, message.retain)
+
+
+def offer(**changes):
+    plain = Offer(
+        device=DEVICE,
+        encoding=Encoding.MSGPACK,
+        deployment=DeploymentId("0123456789ab"),
+        release="prod/1.1.0",
+        component="firmware",
+        manifest=b"m" * 300,
+        manifest_digest=Sha256(b"M" * 32),
+        ticket=b"t" * 150,
+        ticket_digest=Sha256(b"T" * 32),
+        boot=7,
+        nonce=bytes(16),
+        block_max=16_384,
+        window_max=16,
+        resend_after_s=60,
+        max_packet=8192,
+    )
+    return replace(plain, **changes)
+
+
+LONG = {
+    "type": "update_firmware", "id": "0123456789ab", "release": "prod/1.1.0", "component": "firmware",
+    "manifests": [b"m" * 300], "ticket": b"t" * 150, "boot": 7, "nonce": bytes(16), "apply": "now",
+    "block_max": 16_384, "window_max": 16, "resend_after_s": 60,
+}  # fmt: skip
+
+
+def test_an_offer_carries_manifest_and_ticket():
+    assert LONG == msgpack.unpackb(NATIVE.encode(offer()).payload)
+    assert as_json(LONG) == json.loads(NATIVE.encode(offer(encoding=Encoding.JSON)).payload)
+
+
+def test_an_offer_larger_than_the_devices_packet_names_what_is_to_be_fetched():
+    message = NATIVE.encode(offer(max_packet=400))
+    assert LONG | {"manifests": [[b"M" * 32, 300]], "ticket": [b"T" * 32, 150]} == msgpack.unpackb(message.payload)
+
+
+@pytest.mark.parametrize("encoding", list(Encoding))
+def test_the_short_form_is_used_exactly_from_where_the_packet_would_not_fit(encoding):
+    long = NATIVE.encode(offer(encoding=encoding, max_packet=None))
+    # Longest fixed head 5, topic with its length, packet identifier (MQTT 3.1.1 §3.3).
+    packet = 5 + 2 + len(long.topic) + 2 + len(long.payload)
+    assert long == NATIVE.encode(offer(encoding=encoding, max_packet=packet))
+    assert len(long.payload) > len(NATIVE.encode(offer(encoding=encoding, max_packet=packet - 1)).payload)
+
+
+def test_an_offer_without_ticket_or_nonce_leaves_them_out():
+    body = msgpack.unpackb(NATIVE.encode(offer(ticket=None, ticket_digest=None, nonce=None)).payload)
+    assert {key: value for key, value in LONG.items() if key not in {"ticket", "nonce"}} == body
+
+
+def test_an_offer_on_command_says_so():
+    assert "on_command" == msgpack.unpackb(NATIVE.encode(offer(apply_now=False)).payload)["apply"]
+
+
+def test_the_public_offer_has_its_five_keys_a_raw_url_and_qos_0():
+    message = NATIVE.encode(
+        PublicOffer(
+            device=DEVICE,
+            deployment=DeploymentId("0123456789ab"),
+            version="1.1.0",
+            url="https://dl.example.com/a?b=c&d=é",
+            md5="0" * 32,
+            size_bytes=10_000,
+        )
+    )
+    assert b'"url":"https://dl.example.com/a?b=c&d=\xc3\xa9"' in message.payload
+    assert {"file_size", "md5sum", "type", "url", "version"} == set(json.loads(message.payload))
+    assert (0, False) == (message.qos, message.retain)
+
+
+def test_another_root_is_used_everywhere():
+    other = NativeDialect("ota")
+    assert ["ota/report/+/+"] == [one.topic_filter for one in other.subscriptions()]
+    assert "ota/get/+/+" == other.block_filter()
+    assert b"ota/block/prod/d1" == other.answer_topic(DEVICE)
+    assert "ota/update/prod/d1" == other.encode(offer()).topic
+    assert "ota/state/bridge" == other.state("bridge", {}).topic
+
+
+def test_reports_are_subscribed_at_qos_1_and_exactly_two_levels_deep():
+    assert [("$ota/report/+/+", 1)] == [(one.topic_filter, one.qos) for one in NATIVE.subscriptions()]
+
+
+# --- operators ---------------------------------------------------------------------------------------------------
+
+
+def test_an_event_is_one_plain_json_line_with_bytes_in_hex():
+    message = NATIVE.event(
+        Event(
+            device=DEVICE, wall=0.5, kind="report", data={"report": {"nonce": b"\x01\x02", "note": "a\nb"}, "id": None}
+        )
+    )
+    assert b"\n" not in message.payload
+    expected = {
+        "at": "1970-01-01T00:00:00.500Z", "event": "report", "product": "prod", "device": "d1",
+        "report": {"nonce": "0102", "note": "a\nb"}, "id": None,
+    }  # fmt: skip
+    assert expected == json.loads(message.payload)
+    assert ("$ota/event/prod/d1", 0, False) == (message.topic, message.qos, message.retain)
+
+
+def test_a_summary_is_retained():
+    message = NATIVE.state("rollout/r-000001", {"total": 3})
+    assert ("$ota/state/rollout/r-000001", 1, True) == (message.topic, message.qos, message.retain)
+    assert {"total": 3} == json.loads(message.payload)
+
+
+def test_the_registry_holds_it():
+    assert NativeDialect is BUILT_IN["native"]

@@ -1,0 +1,429 @@
+"""The gateway over fakes: order of release, what happens when the store or the core fails, and the clock."""
+
+import asyncio
+import contextlib
+import json
+import logging
+
+import pytest
+from core_world import World
+
+from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
+from ota_bridge.core.messages import GrantState
+from ota_bridge.core.values import DeviceId
+from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.gateway import Gateway
+from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.store.memory import MemoryStore
+from ota_bridge.wire import MqttMessage
+
+NATIVE = NativeDialect("$ota")
+
+
+class Wire:
+    """A control link and the block table, both writing what happens into one list."""
+
+    def __init__(self):
+        self.log = []
+        self.up = True
+
+    def publish(self, message):
+        kind = message.topic.split("/")[1]
+        body = json.loads(message.payload)
+        self.log.append(body.get("type") if kind == "update" else kind)
+        self.last = message
+        return self.up
+
+    def ack(self, token):
+        self.log.append(f"puback {token.mid}")
+
+
+class FaultyStore(MemoryStore):
+    """A store that fails when it is told to, at once or at the commit."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.refuses = self.fails = 0
+        self.commits = []
+
+    def submit(self, work, on_done):
+        if self.refuses:
+            self.refuses -= 1
+            raise StoreError("the queue is full")
+        if self.fails:
+            self.fails -= 1
+
+            def failing(unit):
+                raise StoreError("the disk is full")
+
+            super().submit(failing, on_done)
+            return
+        super().submit(work, on_done)
+
+
+class Delayed:
+    """Delivers outcomes when the test says so."""
+
+    def __init__(self):
+        self.waiting = []
+
+    def __call__(self, run):
+        self.waiting.append(run)
+
+    def flush(self):
+        waiting, self.waiting = self.waiting, []
+        for run in waiting:
+            run()
+
+
+class Harness:
+    """A gateway with everything around it faked but the core and the dialect."""
+
+    def __init__(self, *, deliver=None, **rules):
+        self.world = World(**rules)
+        self.store = FaultyStore(deliver=deliver or (lambda run: run()))
+        self.world.store = self.store
+        self.wire = Wire()
+        self.gateway = Gateway(
+            bridge=self.world.bridge,
+            store=self.store,
+            dialect=NATIVE,
+            blocks=BlockGateway(self.world.server, NATIVE, wall=lambda: self.world.wall),
+            link=self.wire,
+            wall=lambda: self.world.wall,
+            mono=lambda: self.world.mono,
+        )
+        apply = self.world.server.apply
+
+        def logged(change):
+            self.wire.log.append("grants")
+            apply(change)
+
+        self.world.server.apply = logged
+        self.seq = 0
+
+    def report(self, name="d1", *, boot=7, seq=None, topic=None, payload=None, retain=False, **fields):
+        """A check-in arrives; returns what went out because of it, events left out."""
+        self.seq += 1
+        number = self.seq if seq is None else seq
+        body = {
+            "type": "report_version", "report": {"version": "1.0.0"}, "proto": 1, "hw": "r1", "boot": boot,
+            "seq": number, **fields,
+        }  # fmt: skip
+        raw = json.dumps(body).encode() if payload is None else payload
+        message = MqttMessage(topic=topic or f"$ota/report/prod/{name}", payload=raw, qos=1, retain=retain)
+        before = len(self.wire.log)
+        self.gateway.on_message(Incoming(message=message, token=AckToken(generation=1, mid=self.seq, qos=1)))
+        return [what for what in self.wire.log[before:] if what != "event"]
+
+    def release(self):
+        self.world.release()
+        self.world.rollout()
+
+
+@pytest.fixture
+def harness():
+    return Harness()
+
+
+def quiet(log):
+    return [what for what in log if what != "event"]
+
+
+# --- the order of things -----------------------------------------------------------------------------------------
+
+
+def test_acknowledgement_then_grants_then_offer_then_the_brokers_acknowledgement(harness):
+    harness.release()
+    assert ["report_ack", "grants", "update_firmware", "puback 1"] == harness.report()
+
+
+def test_nothing_is_let_out_before_the_commit_is_told():
+    deliver = Delayed()
+    harness = Harness(deliver=deliver)
+    assert [] == harness.report()
+    assert [] == harness.report("d2")
+    deliver.flush()
+    assert ["report_ack", "puback 1", "report_ack", "puback 2"] == quiet(harness.wire.log)
+
+
+def test_a_message_that_finds_the_link_down_is_counted_and_not_kept(harness):
+    harness.wire.up = False
+    harness.report()
+    assert harness.gateway.counters.unsent >= 1
+    harness.gateway.link = None
+    harness.report()
+
+
+# --- what does not come to the core ------------------------------------------------------------------------------
+
+
+def test_a_retained_report_is_dropped_counted_and_acknowledged(harness):
+    assert ["puback 1"] == harness.report(retain=True)
+    assert 1 == harness.gateway.counters.retained_dropped
+    assert 0 == harness.gateway.counters.committed
+
+
+def test_a_message_on_a_topic_without_a_device_is_dropped_counted_and_acknowledged(harness, caplog):
+    assert ["puback 1"] == harness.report(topic="$ota/report/prod/d1/x")
+    assert 1 == harness.gateway.counters.strangers
+    assert "dropped a message" in caplog.text
+
+
+def test_a_report_that_does_not_decode_is_counted_told_in_why_and_acknowledged(harness, caplog):
+    harness.report()
+    assert ["puback 2"] == harness.report(payload=b"nonsense")
+    assert 1 == harness.gateway.counters.rejected
+    record = harness.store.read(lambda unit: unit.devices.get(DeviceId("prod", "d1")))
+    assert (1, "JSON") == (record.trouble.rejected, record.trouble.rejected_reason.partition(":")[0])
+    assert "rejected a report" in caplog.text
+
+
+# --- failures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fast_retry(monkeypatch):
+    monkeypatch.setattr("ota_bridge.gateway.RETRY_S", 0.001)
+
+
+async def until(condition):
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.mark.parametrize("how", ["refuses", "fails"])
+@pytest.mark.usefixtures("fast_retry")
+async def test_a_store_that_fails_gets_the_report_again_and_it_is_acknowledged_only_then(harness, how):
+    setattr(harness.store, how, 3)
+    assert [] == harness.report()
+    await until(lambda: "puback 1" in harness.wire.log)
+    assert ["report_ack", "puback 1"] == quiet(harness.wire.log)
+    assert (3, 1) == (harness.gateway.counters.store_failures, harness.gateway.counters.committed)
+
+
+@pytest.mark.parametrize("how", ["refuses", "fails"])
+@pytest.mark.usefixtures("fast_retry")
+async def test_what_comes_after_a_report_that_waits_does_not_overtake_it(harness, how):
+    setattr(harness.store, how, 1)
+    harness.report(boot=7, seq=1)
+    harness.report(boot=8, seq=1)
+    harness.report(boot=8, seq=2)
+    await until(lambda: "puback 3" in harness.wire.log)
+    assert ["puback 1", "puback 2", "puback 3"] == [what for what in harness.wire.log if what.startswith("puback")]
+    assert 8 == harness.store.read(lambda unit: unit.devices.get(DeviceId("prod", "d1"))).boot
+
+
+@pytest.mark.usefixtures("fast_retry")
+async def test_what_waits_for_the_store_is_bounded_by_dropping_counts_and_never_reports(harness, monkeypatch):
+    monkeypatch.setattr("ota_bridge.gateway.WAITING_MAX", 2)
+    harness.store.refuses = 10**9
+    for _ in range(5):
+        harness.report()
+    for _ in range(5):
+        harness.gateway._submit(harness.world.device(check_in=False), None, "block plane")
+    assert 5 == len(harness.gateway._waiting)
+    harness.store.refuses = 0
+    await until(lambda: "puback 5" in harness.wire.log)
+
+
+def test_a_message_on_which_the_core_fails_is_logged_acknowledged_counted_and_leaves_nothing(
+    harness, caplog, monkeypatch
+):
+    def broken(unit, message, now):
+        unit.devices.put(harness.world.device(check_in=False))
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(harness.world.bridge, "receive", broken)
+    with caplog.at_level(logging.ERROR):
+        assert ["puback 1"] == harness.report()
+    assert 1 == harness.gateway.counters.core_failures
+    assert "the core failed on a message of $ota/report/prod/d1" in caplog.text
+    assert 0 == harness.store.read(lambda unit: unit.devices.count())
+
+
+async def test_a_tick_that_fails_is_tried_again(harness, monkeypatch):
+    harness.release()
+    harness.report()
+    harness.world.jump(61)
+    real = harness.world.bridge.tick
+    monkeypatch.setattr(harness.world.bridge, "tick", lambda unit, now: 1 / 0)
+    await harness.gateway.pump()
+    monkeypatch.setattr(harness.world.bridge, "tick", real)
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert ["update_firmware"] == quiet(harness.wire.log)
+
+
+async def test_a_store_that_refuses_a_tick_is_asked_again(harness):
+    harness.release()
+    harness.report()
+    harness.world.jump(61)
+    harness.store.refuses = 1
+    await harness.gateway.pump()
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert ["update_firmware"] == quiet(harness.wire.log)
+
+
+# --- operators ---------------------------------------------------------------------------------------------------
+
+
+async def test_an_operation_returns_after_its_outputs_are_out(harness):
+    harness.world.release()
+    harness.report()
+    harness.wire.log.clear()
+    result = await harness.gateway.operate("ann", "rollout.start", {"release": "1.1.0"})
+    assert 1 == result["total"]
+    assert ["grants", "update_firmware"] == quiet(harness.wire.log)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "error"),
+    [
+        ("nonsense", {}, NotFound),
+        ("why", {"device": "d9"}, NotFound),
+        ("why", {}, InvalidInput),
+        ("rollout.pause", {}, InvalidInput),
+        ("rollout.pause", {"rollout": "r-x"}, NotFound),
+        ("device.retire", {"device": 7}, InvalidInput),
+    ],
+)
+async def test_an_operation_that_cannot_be_says_so(harness, name, args, error):
+    with pytest.raises(error):
+        await harness.gateway.operate("ann", name, args)
+
+
+@pytest.mark.parametrize(
+    ("operation", "state"), [("rollout.pause", GrantState.PAUSED), ("release.withdraw", GrantState.WITHDRAWN)]
+)
+async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(harness, operation, state):
+    harness.release()
+    harness.report()
+    rollout = harness.world.do("rollout.list")[0]["id"]
+    held = []
+    real = harness.store.submit
+
+    def watched(work, on_done):
+        held.append(dict(harness.world.server._held))
+        real(work, on_done)
+
+    harness.store.submit = watched
+    args = {"rollout": rollout} if operation == "rollout.pause" else {"release": "1.1.0"}
+    await harness.gateway.operate("ann", operation, args)
+    assert [{rollout: state}] == held
+    assert {} == harness.world.server._held
+    grants = harness.world.server._clients[DeviceId("prod", "d1")].grants
+    assert [state] == [grant.state for grant in grants]
+
+
+async def test_a_pause_that_is_refused_lets_the_block_plane_go_on(harness):
+    harness.release()
+    rollout = harness.world.do("rollout.list")[0]["id"]
+    await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
+    with pytest.raises(Conflict):
+        await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
+    assert {} == harness.world.server._held
+
+
+# --- time, tables, summaries -------------------------------------------------------------------------------------
+
+
+async def test_the_block_plane_is_loaded_from_the_database_and_only_then_open(harness):
+    harness.release()
+    harness.report()
+    harness.world.server._clients.clear()
+    harness.world.server.is_loaded = False
+    await harness.gateway.load()
+    assert harness.world.server.is_loaded
+    assert [DeviceId("prod", "d1")] == list(harness.world.server._clients)
+
+
+async def test_what_was_served_is_written_by_the_pump(harness):
+    harness.release()
+    harness.report()
+    facts = next(iter(harness.world.facts.values()))
+    import msgpack
+
+    list(harness.gateway.blocks.handle(b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0))
+    await harness.gateway.pump()
+    deployment = harness.store.read(lambda unit: unit.deployments.open_of(DeviceId("prod", "d1")))[0]
+    assert ("DOWNLOADING", 2000) == (deployment.state, deployment.bytes_sent)
+
+
+@pytest.mark.parametrize("by_s", [86_400, -86_400])
+async def test_deadlines_follow_a_wall_clock_that_was_set(harness, by_s):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    before = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    harness.world.wall += by_s
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert before + by_s == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    assert [] == quiet(harness.wire.log)
+    assert 1 == harness.gateway.counters.clock_steps
+
+
+async def test_a_clock_that_is_slewed_is_no_step(harness):
+    for _ in range(100):
+        await harness.gateway.pump()
+        harness.world.wall += 1.0
+    assert 0 == harness.gateway.counters.clock_steps
+
+
+async def test_a_step_that_the_store_refused_is_followed_later(harness):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    before = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    harness.world.wall += 86_400
+    harness.store.refuses = 1
+    with contextlib.suppress(StoreError):
+        await harness.gateway.pump()
+    await harness.gateway.pump()
+    assert before + 86_400 == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+
+
+async def test_each_changed_rollout_is_published_once_a_beat_and_retained(harness):
+    harness.gateway.set_plane(control=True)
+    harness.release()
+    harness.report()
+    harness.report("d2")
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert ["state"] == quiet(harness.wire.log)
+    assert harness.wire.last.retain
+    assert 2 == json.loads(harness.wire.last.payload)["total"]
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert [] == quiet(harness.wire.log)
+
+
+def test_the_state_of_both_planes_is_published_when_it_changes_and_control_is_up(harness):
+    harness.gateway.set_plane(blocks=True)
+    assert [] == harness.wire.log
+    harness.gateway.set_plane(control=True)
+    summary = json.loads(harness.wire.last.payload)
+    assert ("up", "up") == (summary["control"], summary["blocks"])
+    assert ("$ota/state/bridge", True) == (harness.wire.last.topic, harness.wire.last.retain)
+    harness.gateway.set_plane(blocks=False)
+    assert "down" == json.loads(harness.wire.last.payload)["blocks"]
+
+
+async def test_a_local_reader_sees_events_of_its_device_and_a_slow_one_loses_the_oldest(harness, monkeypatch):
+    monkeypatch.setattr("ota_bridge.gateway.SUBSCRIBER_QUEUE", 3)
+    events = harness.gateway.events(DeviceId("prod", "d1"))
+    first = asyncio.ensure_future(anext(events))
+    await asyncio.sleep(0)
+    harness.report("d2")
+    harness.report("d1")
+    for _ in range(5):
+        harness.report("d1")
+    lines = [json.loads((await first)["line"])]
+    lines += [json.loads((await anext(events))["line"]) for _ in range(2)]
+    assert {"d1"} == {line["device"] for line in lines}
+    await events.aclose()
+    assert set() == harness.gateway._subscribers
