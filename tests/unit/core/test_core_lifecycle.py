@@ -411,6 +411,16 @@ def test_a_boot_that_was_superseded_by_mistake_is_live_again_when_it_checks_in_t
     assert 1 == len(world.sent(Offer, outputs))
 
 
+def test_two_late_check_ins_out_of_order_do_not_bring_their_boot_back(world):
+    device = offered(world)
+    old_boot, new_boot = device.boot, device.boot + 1
+    device.restarts()
+    for seq in (51, 50):
+        device.boot, device.seq = old_boot, seq
+        device.check_in()
+    assert new_boot == device.record.boot
+
+
 def test_every_acknowledged_report_is_in_the_store(world):
     device = confirmed(world)
     for _, boot, seq in world.acked:
