@@ -54,7 +54,7 @@ class Device:
         )
         self._online = False
         self._watchdog_at_s: float | None = None
-        self._checked_in = False
+        self._checked_in = self._heard = False  # in this boot: said, acknowledged
         self._checked_in_at_s = float("-inf")
         self._result, self._reason = Result.NONE, ""
         self._session: Session
@@ -76,7 +76,7 @@ class Device:
             fault=self._fault,
         )
         self._updater = Updater(session)
-        self._checked_in = False
+        self._checked_in = self._heard = False
         self._checked_in_at_s = float("-inf")
         session.result, session.reason = self._result, self._reason
         self._watchdog_at_s = None
@@ -174,7 +174,7 @@ class Device:
         running = session.boot.manifest
         if not size and running is not None and (session.boot.trial or running.version != self.config.version):
             position = size = running.size_bytes
-        waits = any(session.outbox.waits(kind) for kind in (Kind.FINAL, Kind.CHECK_IN, Kind.CLAIM))
+        waits = any(session.outbox.waits(kind) for kind in (Kind.FINAL, Kind.CLAIM))
         result, reason = session.result, session.reason
         if result is Result.NONE and self._went_back is not None:
             result, reason = Result.ROLLED_BACK, self._went_back  # another attempt does not unsay it
@@ -187,9 +187,9 @@ class Device:
             offered_version=coming,
             position=position,
             size_bytes=size,
-            # Not before this boot's own check-in is heard: the bridge must know what runs now.
+            # The bridge must know what runs now; that a later, periodic check-in is on its way unsettles nothing.
             settled=self._went_back is not None
-            or (result is not Result.NONE and self._checked_in and not waits and session.phase is Phase.IDLE),
+            or (result is not Result.NONE and self._heard and not waits and session.phase is Phase.IDLE),
             stats=self.stats,
         )
 
@@ -229,6 +229,7 @@ class Device:
 
     def _check_in_acknowledged(self, now_s: float) -> None:
         session, settings = self._session, self._storage.settings
+        self._heard = True
         if session.result is Result.ROLLED_BACK:
             self._went_back = session.reason
         if session.phase is Phase.TRIAL:

@@ -147,9 +147,9 @@ class Runner:
                         await self._sure.join()
         finally:
             await end_tasks(tasks)
-        for task in tasks:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                raise error
+        errors = [error for task in tasks if not task.cancelled() and (error := task.exception()) is not None]
+        if errors:
+            raise errors[0]
 
     def _client(self) -> aiomqtt.Client:
         broker, options = self._options.broker, self._options

@@ -170,6 +170,19 @@ class Site:
         with contextlib.closing(database):
             return database.execute(sql, values).fetchall()
 
+    def unconfirmed(self, report: FleetReport) -> dict[str, Any]:
+        """What both sides say of each device that has not confirmed; empty when all have."""
+        return {
+            one.device: {
+                "device": f"{one.result}: {one.reason}",
+                "why": self.call("why", device=f"demo/{one.device}"),
+                "reports": self.rows("SELECT * FROM reports WHERE name = ? ORDER BY rowid DESC LIMIT 3", one.device),
+                "said": one,
+            }
+            for one in report.devices
+            if one.result != "confirmed"
+        }
+
     def fleet(self, **options: Any) -> FleetOptions:
         """Options of simulated devices that belong here."""
         defaults: dict[str, Any] = {

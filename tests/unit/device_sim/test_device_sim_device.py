@@ -66,6 +66,14 @@ def test_images_of_odd_sizes_up_to_the_slot_fit(lab, size):
     assert_confirmed(bench)
 
 
+def test_a_periodic_check_in_on_its_way_does_not_unsettle_a_device(lab):
+    bench = lab()
+    bench.run_settled()
+    before = len(bench.check_ins())
+    bench.run(lambda: len(bench.check_ins()) > before, limit_s=10_000)
+    assert bench.device.snapshot().settled
+
+
 def test_l0_asks_for_no_chunk_list(lab):
     bench = lab(level="L0")
     bench.run_settled()
