@@ -14,7 +14,7 @@ import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -65,6 +65,10 @@ class BrokerSettings:
     password_file: Path | None = option(None, "file whose first line is the password")
     blocks_username: str = option("", "user name of the block link; empty means the same as the other link")
     blocks_password: str = option("", "password of blocks_username", secret=True)
+    blocks_certificate: Path | None = option(
+        None, "PEM file of the block link's own client certificate; empty means the same as the other link"
+    )
+    blocks_key: Path | None = option(None, "PEM file of the key of blocks_certificate")
     client_id_prefix: str = option("bridge", "client ids are this and -control, -blocks")
     keepalive_s: int = option(30, "MQTT keep-alive of both links, in seconds", low=5, high=600)
 
@@ -229,17 +233,16 @@ class Config:
         )
 
     def blocks_address(self) -> BrokerAddress | None:
-        """The same for the block link, which may have a user of its own."""
-        control = self.broker_address()
-        if control is None or not self.broker.blocks_username:
-            return control
-        return BrokerAddress(
-            host=control.host,
-            port=control.port,
-            tls=control.tls,
-            username=self.broker.blocks_username,
-            password=self.broker.blocks_password or None,
-        )
+        """The same for the block link, which may have a user and a certificate of its own."""
+        address, broker = self.broker_address(), self.broker
+        if address is None:
+            return None
+        if broker.blocks_username:
+            address = replace(address, username=broker.blocks_username, password=broker.blocks_password or None)
+        if address.tls is not None and broker.blocks_certificate is not None:
+            own = replace(address.tls, certificate=broker.blocks_certificate, key=broker.blocks_key)
+            address = replace(address, tls=own)
+        return address
 
 
 def _records() -> Iterator[tuple[str, type[Any]]]:
@@ -352,9 +355,13 @@ def _check_together(config: Config) -> None:
             parse_broker_url(config.broker.url)
         except ConfigError as error:
             refuse("broker.url", "cannot be used: " + re.sub("//.*@", f"//{HIDDEN}@", str(error)))
-    if (config.broker.certificate is None) != (config.broker.key is None):
-        given = "certificate" if config.broker.key is None else "key"
-        refuse(f"broker.{given}", "is given alone: broker.certificate and broker.key go together")
+    for own in ("", "blocks_"):
+        pair = {name: getattr(config.broker, name) for name in (f"{own}certificate", f"{own}key")}
+        given = [name for name, path in pair.items() if path is not None]
+        if len(given) == 1:
+            refuse(
+                f"broker.{given[0]}", f"is given alone: {' and '.join(f'broker.{name}' for name in pair)} go together"
+            )
     if config.broker.password and config.broker.password_file is not None:
         refuse("broker.password", "and broker.password_file are both given; keep one")
     if config.broker.blocks_password and not config.broker.blocks_username:

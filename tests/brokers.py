@@ -31,6 +31,8 @@ from ota_bridge.wire import BrokerAddress, TlsFiles
 HOST = "127.0.0.1"
 _START_S = 10.0
 
+SHIPPED_CONF = Path(__file__).parents[1] / "mosquitto.conf"
+
 # Open to all on loopback, session and queues in memory: what most tests want.
 OPEN_CONF = """
 listener {port} 127.0.0.1

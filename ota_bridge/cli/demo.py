@@ -51,6 +51,10 @@ _SLOT_MIN_KIB: Final = 1024
 _SLOWEST_BYTES_PER_S: Final = 500_000
 """Of the embedded broker on a small machine; sets how long the demo may take."""
 
+_SHOWN_S: Final = 6
+_PACE_MIN_BYTES_PER_S: Final = 16 * 1024
+"""Each device is held to a pace at which its download can be watched."""
+
 
 def demo(
     context: typer.Context,
@@ -235,6 +239,7 @@ def _simulate(session: Session, place: Place, broker: str, count: int) -> dict[s
         "--trust": place.trust,
         "--slot-kib": slot_kib,
         "--timeout-s": timeout_s,
+        "--pace": max(_PACE_MIN_BYTES_PER_S, size_bytes // _SHOWN_S),
     }
     command = [sys.executable, "-m", "device_sim", "run", "--json"]
     command += [str(word) for pair in options.items() for word in pair]

@@ -18,7 +18,6 @@ import enum
 import logging
 import random
 import socket
-import ssl
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from typing import Any, Final, cast
 
 from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
 from ota_bridge.mqtt import codec
-from ota_bridge.wire import BrokerAddress, TlsFiles
+from ota_bridge.mqtt.tls import tls_context
+from ota_bridge.wire import BrokerAddress
 
 Answer = tuple[bytes, Sequence[bytes | memoryview]]
 """A topic and the pieces of one payload."""
@@ -74,22 +74,6 @@ class BlockCounters:
     retained_dropped: int = 0
     connects: int = 0
     handler_errors: int = 0
-
-
-def tls_context(files: TlsFiles) -> ssl.SSLContext:
-    """Return a verifying client context; or ConfigError naming the file at fault. Blocks: it reads files."""
-    try:
-        context = ssl.create_default_context(cafile=files.ca)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"TLS: cannot use the CA file {files.ca}: {error}") from error
-    if files.certificate is not None:
-        try:
-            # A password is given so that an encrypted key is an error and not a question on the terminal.
-            context.load_cert_chain(files.certificate, files.key, password="")
-        except (OSError, ValueError) as error:
-            pair = f"certificate {files.certificate} with key {files.key or files.certificate}"
-            raise ConfigError(f"TLS: cannot use the {pair}: {error}") from error
-    return context
 
 
 class BlockLink:

@@ -19,8 +19,9 @@ from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
-from ota_bridge.core.errors import BrokerError
-from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription, TlsFiles
+from ota_bridge.core.errors import BrokerError, ConfigError
+from ota_bridge.mqtt.tls import tls_context
+from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
 _logger = logging.getLogger("ota_bridge.mqtt.control")
 
@@ -155,9 +156,9 @@ class ControlConnection:
             failure: Exception | None = None
             try:
                 if options.address.tls is not None:
-                    client.tls_set_context(_tls_context(options.address.tls))
+                    client.tls_set_context(tls_context(options.address.tls))
                 client.connect(options.address.host, options.address.port, keepalive=options.keepalive_s)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, ConfigError) as error:
                 failure = error
             try:
                 loop.call_soon_threadsafe(settle, failure)
@@ -167,7 +168,7 @@ class ControlConnection:
         threading.Thread(target=connect, name="mqtt-control-connect", daemon=True).start()
         try:
             await opened
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ConfigError) as error:
             raise BrokerError(f"cannot connect to {options.address}: {error}") from error
         self._adopt()
 
@@ -301,13 +302,6 @@ class ControlConnection:
         if fd >= 0:
             self._loop.remove_reader(fd)
             self._loop.remove_writer(fd)
-
-
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=files.ca)
-    if files.certificate is not None:
-        context.load_cert_chain(files.certificate, files.key)
-    return context
 
 
 def _set_nodelay(_client: Client, _userdata: Any, sock: Any) -> None:

@@ -5,13 +5,14 @@ It is not part of the bridge: no session is kept, QoS 0, and it may miss message
 
 import logging
 import secrets
-import ssl
+import socket
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 import aiomqtt
 
 from ota_bridge.core.errors import BrokerError
+from ota_bridge.mqtt.tls import tls_context
 from ota_bridge.wire import BrokerAddress, MqttMessage
 
 _QUEUED_MAX: Final = 10_000
@@ -32,7 +33,8 @@ def open_client(address: BrokerAddress, *, role: str, timeout_s: float = _CONNEC
         timeout=timeout_s,
         keepalive=30,
         max_queued_incoming_messages=_QUEUED_MAX,
-        tls_context=_tls(address),
+        tls_context=None if address.tls is None else tls_context(address.tls),
+        socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         logger=logging.getLogger(f"{__name__}.client"),
     )
 
@@ -50,16 +52,3 @@ async def listen(address: BrokerAddress, topic_filters: Sequence[str]) -> AsyncI
                 )
     except aiomqtt.MqttError as error:
         raise BrokerError(f"{address}: {error}") from error
-
-
-def _tls(address: BrokerAddress) -> ssl.SSLContext | None:
-    if address.tls is None:
-        return None
-    files = address.tls
-    try:
-        context = ssl.create_default_context(cafile=str(files.ca) if files.ca else None)
-        if files.certificate is not None:
-            context.load_cert_chain(str(files.certificate), str(files.key) if files.key else None)
-    except (OSError, ssl.SSLError) as error:
-        raise BrokerError(f"{address}: the TLS files cannot be used: {error}") from error
-    return context

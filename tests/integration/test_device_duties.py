@@ -8,11 +8,12 @@ import time
 from typing import Any
 
 import aiomqtt
+import msgpack
 import pytest
 from brokers import HOST, Mosquitto, mosquitto  # noqa: F401 - a fixture
-from harness import Fleet, Site, site, start_fleet, tap, until
+from harness import Fleet, Site, Tap, site, start_fleet, tap, until
 
-from ota_bridge.security.keys import SigningKey
+from ota_bridge.security.keys import SigningKey, load_key
 from ota_bridge.security.trust import Trust
 
 DEVICES = 50
@@ -129,15 +130,49 @@ async def test_a_device_that_trusts_another_author_refuses_and_why_names_it(tmp_
         other = SigningKey.generate()
         Trust(vendor="example.com", threshold=1, authors=(other.public,)).save(tmp_path / "other.json")
         here.call("rollout.start", release=here.release(here.image(20_000)))
-        async with (
-            tap(here.url, "$ota/get/#") as asked,
-            Fleet(here.fleet(count=1, trust=tmp_path / "other.json")) as fleet,
-        ):
-            report = await fleet.report()
-            sentence = await until(lambda: refused(here))
-        assert [("REFUSED_SIG", 0)] == [(device.reason.partition(":")[0], device.erases) for device in report.devices]
-        assert [] == asked.seen
-        assert "REFUSED_SIG" in sentence
+        await is_refused(here, "REFUSED_SIG", trust=tmp_path / "other.json")
+
+
+async def test_an_image_that_does_not_fit_is_refused_by_name(tmp_path):
+    with site(tmp_path) as here:
+        here.call("rollout.start", release=here.release(here.image(100_000)))
+        await is_refused(here, "REFUSED_SIZE", slot_bytes=64 * 1024)
+
+
+async def test_firmware_of_another_vendor_is_refused_by_name(tmp_path):
+    with site(tmp_path) as here:
+        author = load_key(tmp_path / "author.pem").key.public
+        Trust(vendor="example.org", threshold=1, authors=(author,)).save(tmp_path / "other.json")
+        here.call("rollout.start", release=here.release(here.image(20_000)))
+        await is_refused(here, "REFUSED_CLASS", trust=tmp_path / "other.json")
+
+
+async def is_refused(here: Site, name: str, **device: Any) -> None:
+    """The device says why, erases nothing and asks for nothing, and `why` repeats it."""
+    async with tap(here.url, "$ota/get/#") as asked, Fleet(here.fleet(count=1, **device)) as fleet:
+        report = await fleet.report()
+        sentence = await until(lambda: refused(here))
+    assert [(name, 0)] == [(one.reason.partition(":")[0], one.erases) for one in report.devices]
+    assert [] == asked.seen
+    assert name in sentence
+
+
+async def test_an_older_seq_is_never_offered_and_why_says_it(tmp_path):
+    with site(tmp_path, **{"offers.min_interval_s": 1}) as here:
+        here.call("rollout.start", release=here.release(here.image(20_000), seq=7))
+        async with Fleet(here.fleet(count=1, stay=True, check_in_every_s=1)) as fleet:
+            await fleet.until(lambda lines: lines and lines[-1]["settled"])
+            async with tap(here.url, "$ota/update/#") as seen:
+                older = here.release(here.image(20_000, seed=2), version="1.2.0", seq=6)
+                here.call("rollout.start", release=older)
+                assert "anti_rollback" == here.call("why", device="dev-0001")["code"]
+                await until(lambda: len([m for m in told(seen) if m["type"] == "report_ack"]) >= 3)
+            assert [] == [message for message in told(seen) if message["type"] == "update_firmware"]
+
+
+def told(seen: Tap) -> list[dict[str, Any]]:
+    """What the bridge sent to devices."""
+    return [msgpack.unpackb(payload) for _, _, payload in seen.seen]
 
 
 def first_attempt(here: Site) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import aiomqtt
 import pytest
 from brokers import (
     HOST,
+    SHIPPED_CONF,
     Authority,
     Mosquitto,
     client,
@@ -25,18 +26,17 @@ from ota_bridge.wire import BrokerAddress, TlsFiles
 
 pytestmark = pytest.mark.mosquitto
 
-SHIPPED = Path(__file__).parents[2] / "mosquitto.conf"
 CONNECT = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04test"
 
 
 def lines_marked(mark: str) -> str:
     """What `sed -n 's/^#mark //p'` prints."""
-    lines = SHIPPED.read_text().splitlines()
+    lines = SHIPPED_CONF.read_text().splitlines()
     return "".join(f"{line.removeprefix(f'#{mark} ')}\n" for line in lines if line.startswith(f"#{mark} "))
 
 
 def as_shipped(port: int) -> str:
-    return SHIPPED.read_text().replace("listener 1883 127.0.0.1", f"listener {port} {HOST}")
+    return SHIPPED_CONF.read_text().replace("listener 1883 127.0.0.1", f"listener {port} {HOST}")
 
 
 def with_tls(directory: Path, plain_port: int, tls_port: int) -> str:
@@ -100,12 +100,12 @@ async def test_it_starts_as_shipped_and_serves_bridge_and_simulated_devices_on_l
 
 
 def test_it_listens_on_loopback_only_as_shipped():
-    listeners = [line for line in SHIPPED.read_text().splitlines() if line.startswith("listener ")]
+    listeners = [line for line in SHIPPED_CONF.read_text().splitlines() if line.startswith("listener ")]
     assert listeners == ["listener 1883 127.0.0.1"]
 
 
 def test_every_setting_has_its_reason_on_the_line_above():
-    lines = SHIPPED.read_text().splitlines()
+    lines = SHIPPED_CONF.read_text().splitlines()
     for above, line in pairwise(lines):
         setting = line.removeprefix("#tls ") if line.startswith("#tls ") else line
         if not setting or setting.startswith("#"):
@@ -126,7 +126,7 @@ def test_no_setting_is_known_to_mosquitto_2_1_alone():
         "plugin_use",
         "enable_proxy_protocol",
     }
-    text = re.sub(r"(?m)^#(tls|pw) ", "", SHIPPED.read_text())
+    text = re.sub(r"(?m)^#(tls|pw) ", "", SHIPPED_CONF.read_text())
     used = {line.split()[0] for line in text.splitlines() if line and not line.startswith("#")}
     assert used & only_2_1 == set()
 
@@ -339,10 +339,10 @@ async def test_the_openssl_commands_make_certificates_that_work(tmp_path):
 @pytest.mark.parametrize("mark", ["acl", "tls", "cert"])
 def test_the_sed_commands_in_the_comments_pick_the_marked_lines(mark, tmp_path):
     script = {"tls": "s/^#tls //"}.get(mark, f"s/^#{mark} //p")
-    assert f"'{script}' mosquitto.conf" in SHIPPED.read_text()
-    command = ["sed", *([] if mark == "tls" else ["-n"]), script, str(SHIPPED)]
+    assert f"'{script}' mosquitto.conf" in SHIPPED_CONF.read_text()
+    command = ["sed", *([] if mark == "tls" else ["-n"]), script, str(SHIPPED_CONF)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    expected = re.sub(r"(?m)^#tls ", "", SHIPPED.read_text()) if mark == "tls" else lines_marked(mark)
+    expected = re.sub(r"(?m)^#tls ", "", SHIPPED_CONF.read_text()) if mark == "tls" else lines_marked(mark)
     assert printed == expected
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from brokers import Mosquitto, mosquitto, mosquitto_binary  # noqa: F401 - a fixture
+from brokers import SHIPPED_CONF, mosquitto_binary, mosquitto_on
 from harness import Fleet, Site, site, tap, until
 
 SIZES = (64, 1000, 4096, 16_384)
@@ -23,8 +23,9 @@ def real_image(where: Site) -> Path:
 
 
 @pytest.mark.mosquitto
-async def test_a_real_image_arrives_byte_identical_with_every_block_size_and_window(tmp_path, mosquitto: Mosquitto):  # noqa: F811
-    with site(tmp_path, broker_url=mosquitto.url) as here:
+async def test_a_real_image_arrives_byte_identical_with_every_block_size_and_window(tmp_path):
+    shipped = SHIPPED_CONF.read_text().replace("listener 1883 ", "listener {port} ")
+    with mosquitto_on(tmp_path, shipped) as broker, site(tmp_path, broker_url=broker.url) as here:
         image = real_image(here)
         digest = hashlib.sha256(image.read_bytes()).hexdigest()
         here.call("rollout.start", release=here.release(image))

@@ -140,6 +140,7 @@ def test_values_become_their_types(tmp_path):
         ({"flags": {"topics.root": ""}}, "one or more topic levels"),
         ({"flags": {"broker.url": "http://x"}}, "flag: broker.url cannot be used"),
         ({"flags": {"broker.certificate": "c.pem"}}, "broker.certificate and broker.key go together"),
+        ({"flags": {"broker.blocks_key": "k.pem"}}, "broker.blocks_certificate and broker.blocks_key go together"),
         ({"flags": {"broker.password": "a", "broker.password_file": "b"}}, "are both given; keep one"),
         ({"flags": {"broker.blocks_password": "a"}}, "needs broker.blocks_username"),
         ({"flags": {"offers.public_url": "https://x/"}}, "must hold {sha256}"),
@@ -184,6 +185,13 @@ def test_the_block_link_may_have_a_user_of_its_own(tmp_path):
     assert load(tmp_path, flags=flags).blocks_address().username == "a"
     own = load(tmp_path, flags=flags | {"broker.blocks_username": "x", "broker.blocks_password": "y"})
     assert (own.blocks_address().username, own.blocks_address().password) == ("x", "y")
+
+
+def test_the_block_link_may_have_a_certificate_of_its_own(tmp_path):
+    flags = {"broker.url": "mqtts://h", "broker.ca": "ca", "broker.certificate": "c", "broker.key": "k"}
+    assert load(tmp_path, flags=flags).blocks_address().tls.certificate == tmp_path / "c"
+    own = load(tmp_path, flags=flags | {"broker.blocks_certificate": "b", "broker.blocks_key": "l"}).blocks_address()
+    assert (own.tls.ca, own.tls.certificate, own.tls.key) == (tmp_path / "ca", tmp_path / "b", tmp_path / "l")
 
 
 def test_a_password_file_that_cannot_be_read_is_named(tmp_path):

@@ -14,7 +14,7 @@ import uvloop
 
 from ota_bridge.core.errors import ConfigError
 from ota_bridge.mqtt import blocks, codec
-from ota_bridge.mqtt.blocks import BlockLink, tls_context
+from ota_bridge.mqtt.blocks import BlockLink
 from ota_bridge.wire import BrokerAddress, TlsFiles
 
 WITHIN_S = 5.0
@@ -635,18 +635,6 @@ async def settled(count):
 async def test_what_mqtt_cannot_say_is_refused_when_the_link_is_made(options, says):
     with pytest.raises(ConfigError, match=says):
         link_to(None, **{"address": BrokerAddress(host="h", port=1), **options})
-
-
-@on_both_loops
-async def test_tls_files_that_cannot_be_used_are_named(tmp_path):
-    broken = tmp_path / "broken.pem"
-    broken.write_text("no certificate")
-    with pytest.raises(ConfigError, match=r"CA file .*missing.pem"):
-        tls_context(TlsFiles(ca=tmp_path / "missing.pem"))
-    with pytest.raises(ConfigError, match=r"CA file .*broken.pem"):
-        tls_context(TlsFiles(ca=broken))
-    with pytest.raises(ConfigError, match=r"certificate .*broken.pem with key .*missing.pem"):
-        tls_context(TlsFiles(certificate=broken, key=tmp_path / "missing.pem"))
 
 
 @on_both_loops
