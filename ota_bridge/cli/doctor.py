@@ -207,6 +207,15 @@ async def _carried(
     """Topics, QoS 1 and the largest block, from the bridge to a device."""
     root = topic.partition("/")[0]
     arrived = await travels(source, target, topic, qos=1)
+    if arrived is None and (source.is_cut or target.is_cut):
+        yield failure(
+            "topics",
+            "the broker ended our connection while we tried: it takes the client id from the user name or the "
+            "certificate, and the daemon has the same one",
+            "stop the daemon for as long as doctor runs, or give doctor an identity of its own with --set "
+            "broker.username or broker.certificate and broker.key",
+        )
+        return
     if arrived is None:
         yield failure(
             "topics",

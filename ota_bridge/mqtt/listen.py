@@ -19,9 +19,13 @@ _QUEUED_MAX: Final = 10_000
 """Messages that wait to be printed; the newest are dropped beyond."""
 _CONNECT_S: Final = 10.0
 
+_client_log = logging.getLogger(f"{__name__}.client")
+_client_log.addHandler(logging.NullHandler())
+_client_log.propagate = False  # what the library has to say is said again by the error that it raises
+
 
 def open_client(address: BrokerAddress, *, role: str, timeout_s: float = _CONNECT_S) -> aiomqtt.Client:
-    """An MQTT 3.1.1 client with a random id and a clean session; raises BrokerError for TLS files it cannot use."""
+    """An MQTT 3.1.1 client with a random id and a clean session; raises ConfigError for TLS files it cannot use."""
     return aiomqtt.Client(
         address.host,
         address.port,
@@ -35,7 +39,7 @@ def open_client(address: BrokerAddress, *, role: str, timeout_s: float = _CONNEC
         max_queued_incoming_messages=_QUEUED_MAX,
         tls_context=None if address.tls is None else tls_context(address.tls),
         socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-        logger=logging.getLogger(f"{__name__}.client"),
+        logger=_client_log,
     )
 
 

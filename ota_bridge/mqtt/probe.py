@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import aiomqtt
 
@@ -52,12 +52,15 @@ class Identity:
     def __init__(self, client: aiomqtt.Client) -> None:
         self._client = client
         self._messages = client.messages
+        self.is_cut = False
+        """Whether the broker has ended the connection: most likely another client came with the same id."""
 
     async def subscribe(self, topic_filter: str, qos: int = 0) -> bool:
         """Whether the broker granted it."""
         try:
             granted = await self._client.subscribe(topic_filter, qos=qos)
-        except aiomqtt.MqttError:
+        except aiomqtt.MqttError as error:
+            self.is_cut |= isinstance(error, aiomqtt.MqttCodeError)
             return False
         codes = [code if isinstance(code, int) else code.value for code in granted]
         return all(code < _REFUSED for code in codes)
@@ -67,6 +70,7 @@ class Identity:
         try:
             await self._client.publish(topic, payload, qos=qos, timeout=WAIT_S)
         except aiomqtt.MqttError as error:
+            self.is_cut |= isinstance(error, aiomqtt.MqttCodeError)
             raise BrokerError(f"publishing to {topic} failed: {error}") from error
 
     async def arrival(self, payload: bytes, wait_s: float = WAIT_S) -> Arrived | None:
@@ -76,7 +80,9 @@ class Identity:
                 async for message in self._messages:
                     if message.payload == payload:
                         return Arrived(topic=str(message.topic), payload=payload, qos=message.qos)
-        except (TimeoutError, aiomqtt.MqttError):
+        except aiomqtt.MqttError:
+            self.is_cut = True
+        except TimeoutError:
             pass
         return None
 
@@ -84,6 +90,7 @@ class Identity:
 @asynccontextmanager
 async def connected(address: BrokerAddress, role: str) -> AsyncIterator[Identity]:
     """A connection as this identity; raises BrokerError where the broker cannot be reached or refuses it."""
+    asyncio.get_running_loop().set_exception_handler(_forget_cut_connections)
     client = open_client(address, role=role, timeout_s=WAIT_S)
     try:
         await client.__aenter__()
@@ -94,6 +101,12 @@ async def connected(address: BrokerAddress, role: str) -> AsyncIterator[Identity
     finally:
         with suppress(aiomqtt.MqttError):  # it may have been cut off by what we tried
             await client.__aexit__(None, None, None)
+
+
+def _forget_cut_connections(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A client that the broker cuts off leaves a future that nobody awaits; `is_cut` has told it already."""
+    if not isinstance(context.get("exception"), aiomqtt.MqttError):
+        loop.default_exception_handler(context)
 
 
 async def travels(source: Identity, target: Identity, topic: str, *, qos: int, size_bytes: int = 32) -> Arrived | None:

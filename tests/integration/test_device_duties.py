@@ -111,6 +111,22 @@ async def test_a_device_that_reboots_ends_as_the_protocol_says(tmp_path, state, 
         assert end == [line["after"] for line in seen.events("state") if line["id"] == first][-1]
 
 
+@pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.2])
+async def test_a_cancel_that_races_burning_ends_the_same_on_both_sides(tmp_path, moment_s):
+    with site(tmp_path) as here:
+        rollout = here.call("rollout.start", release=here.release(here.image(20_000)))["id"]
+        options = here.fleet(count=20, pace_bps=20_000, stay=True, timeout_s=30)
+        async with tap(here.url, "$ota/event/#") as seen, Fleet(options) as fleet:
+            await until(lambda: any(line["after"] == "DOWNLOADED" for line in seen.events("state")), every_s=0.005)
+            await asyncio.sleep(moment_s)  # the race is the subject: either side may win it, for each device
+            here.call("rollout.cancel", rollout=rollout)
+            await until(lambda: not set(counts(here, rollout)) - {"CONFIRMED", "CANCELED"})
+            await fleet.until(lambda lines: len({line["device"] for line in lines if line["settled"]}) == 20)
+        ends = {line["device"]: line["after"] for line in seen.events("state")}
+        runs = {line["device"]: line["version"] for line in fleet.lines}
+        assert {name: "1.1.0" if end == "CONFIRMED" else "1.0.0" for name, end in ends.items()} == runs
+
+
 async def test_a_factory_reset_after_confirmed_is_told_and_healed(tmp_path):
     with site(tmp_path, **{"offers.min_interval_s": 1}) as here:
         here.call("rollout.start", release=here.release(here.image(20_000)))
