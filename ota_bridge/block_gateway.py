@@ -2,55 +2,215 @@
 
 Nothing that arrives here can raise past `handle`; every request gets blocks, a refusal, or, past the device's limit of
 refusals, silence. It never waits for the database: what was served is drained in batches.
+
+1. There are two lanes. The fast one takes the plain requests of a device that has been served before; whatever is
+   unusual goes the general way, from the start and with nothing changed. Tests drive both with the same requests.
+2. It never waits for the disk. A request for what is not in memory waits while a thread reads it; the oldest goes
+   first, and what waits is bounded, for each device and in all. What is over the bound is told "busy".
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-from ota_bridge.core.delivery import BlockServer, Refused
-from ota_bridge.core.errors import BlockRefusal, Malformed
-from ota_bridge.core.values import DeviceId
+from ota_bridge.core.blocks import BlockServer, Client, Cold, Pass, Refused
+from ota_bridge.core.errors import BlockRefusal, Malformed, StoreError
+from ota_bridge.core.messages import BlockRequest
 from ota_bridge.dialect import BlockDialect, MalformedRequest
+from ota_bridge.mqtt.blocks import Pieces
+from ota_bridge.mqtt.codec import publish_head
 
-Answer = tuple[bytes, "tuple[bytes | memoryview, ...]"]
+TOPICS_MAX: Final = 200_000
+WAITING_MAX: Final = 4_096
+WAITING_PER_DEVICE_MAX: Final = 16
+TRIES_MAX: Final = 3
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A request whose bytes are being read from disk."""
+
+    topic: bytes
+    payload: bytes
+    tries: int = 1
+
+
+Read = Callable[[Cold, Callable[[], None]], None]
+"""Runs `Cold.artifact.fetch` in a thread and then the callback on the loop."""
 
 
 class BlockGateway:
     """Joins a dialect's block codec to the server; hand `handle` to the block link."""
 
-    def __init__(self, server: BlockServer, dialect: BlockDialect, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        server: BlockServer,
+        dialect: BlockDialect,
+        *,
+        read: Read | None = None,
+        send: Callable[[Pieces], bool] = lambda _pieces: False,
+        mono: Callable[[], float] = time.monotonic,
+        fast: bool = True,
+    ) -> None:
+        """`read` None reads on the spot, `send` takes what is answered later; `fast` False leaves every request to the general lane."""
         self.server = server
+        self.send = send
         self.strangers = 0
         """Requests on topics that name no device."""
         self._dialect = dialect
-        self._wall = wall
+        self._read = read or _read_now
+        self._mono = mono
+        self._quick = dialect.quick_request if fast else _nothing_is_plain
+        self._pack_offset = dialect.pack_offset
+        self._clients: dict[bytes, Client] = {}
+        self._waiting_in_all = 0
+        self._waiting_of: dict[Client, int] = {}
 
-    def handle(self, topic: bytes, payload: bytes, mono: float) -> Iterable[Answer]:
-        """The answers to one request, in order."""
-        dialect = self._dialect
+    def handle(self, topic: bytes, payload: bytes, now: float, out: Pieces) -> int:
+        """Append the answer to one request; returns about how many bytes it has."""
+        client = self._clients.get(topic)
+        if client is None or client.is_gone:
+            client = self._client(topic)
+            if client is None:
+                return 0
+        server = self.server
+        if client.ready_mono > now + server.slack_s:
+            return self._too_fast(client, payload, now, out)
+        request = self._quick(payload)
+        if request is not None:
+            artifact, offset, size, count = request
+            passed = client.passes.get(artifact)
+            if (
+                passed is not None
+                and passed.gate.state is None
+                and offset < passed.end_bytes
+                and size <= server.block_max
+                and count <= server.window_max
+                and server.shares is None
+            ):
+                whole = len(out)
+                try:
+                    return self._serve(client, passed, request, now, out)
+                except StoreError:
+                    del out[whole:]
+        return self._general(client, _Waiting(topic, payload), now, out)
+
+    # --- the fast lane -----------------------------------------------------------------------------------
+
+    def _serve(self, client: Client, passed: Pass, request: Sequence[Any], now: float, out: Pieces) -> int:
+        artifact, size, count = request[0], request[2], request[3]
+        first: int = request[1]
+        end: int = first + size * count
+        end = min(end, passed.end_bytes)
+        view, pack_offset = passed.artifact.view, self._pack_offset
+        memo = passed.memo
+        offset, blocks = first, 0
+        while offset < end:
+            length = size if offset + size <= end else end - offset
+            packed = pack_offset(offset)
+            key = length << 4 | len(packed)
+            if memo is None or memo[0] != key:
+                memo = passed.memo = self._frame(client, artifact, length, len(packed))
+            out += (memo[1] + packed + memo[2], view(offset, length))
+            offset += length
+            blocks += 1
+        self.server.account(client, passed, blocks, end - first, end, now)
+        return end - first
+
+    def _frame(self, client: Client, artifact: bytes, length: int, offset_bytes: int) -> tuple[int, bytes, bytes]:
+        before, after = self._dialect.block_frame(artifact, length)
+        size = len(before) + offset_bytes + len(after) + length
+        head = publish_head(self._dialect.answer_topic(client.device), size)
+        return length << 4 | offset_bytes, head + before, after
+
+    # --- the general lane --------------------------------------------------------------------------------
+
+    def _client(self, topic: bytes) -> Client | None:
         try:
-            device = dialect.requester(topic)
+            device = self._dialect.requester(topic)
         except Malformed:
             self.strangers += 1
-            return
-        try:
-            request = dialect.decode_request(payload)
-        except MalformedRequest as error:
-            refused = self.server.refuse(device, BlockRefusal.MALFORMED, mono=mono)
-            yield from self._refusal(device, refused, error.artifact, error.offset)
-            return
-        served = self.server.answer(device, request, wall=self._wall(), mono=mono)
-        if isinstance(served, Refused):
-            yield from self._refusal(device, served, request.artifact, request.offset)
-            return
-        answer_topic = dialect.answer_topic(device)
-        for offset, data in served.blocks:
-            yield answer_topic, tuple(dialect.encode_block(request.artifact, offset, data))
+            return None
+        if len(self._clients) >= TOPICS_MAX:
+            self._clients.clear()
+        client = self._clients[topic] = self.server.client(device)
+        return client
 
-    def _refusal(self, device: DeviceId, refused: Refused, artifact: bytes, offset: int) -> Iterable[Answer]:
+    def _too_fast(self, client: Client, payload: bytes, now: float, out: Pieces) -> int:
+        refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
         if refused.silent:
-            return
+            return 0
+        try:
+            request = self._dialect.decode_request(payload)
+        except MalformedRequest as error:
+            return self._refusal(client, refused, error.artifact, error.offset, out)
+        return self._refusal(client, refused, request.artifact, request.offset, out)
+
+    def _general(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> int:
+        dialect = self._dialect
+        try:
+            request = dialect.decode_request(asked.payload)
+        except MalformedRequest as error:
+            refused = self.server.refuse(client, BlockRefusal.MALFORMED, mono=now)
+            return self._refusal(client, refused, error.artifact, error.offset, out)
+        served = self.server.answer(client, request, mono=now)
+        if isinstance(served, Cold):
+            return self._wait(client, asked, served, request, now, out)
+        if isinstance(served, Refused):
+            return self._refusal(client, served, request.artifact, request.offset, out)
+        size = 0
+        for offset, data in served.blocks:
+            packed = dialect.pack_offset(offset)
+            _, before, after = self._frame(client, request.artifact, len(data), len(packed))
+            out += (before + packed + after, data)
+            size += len(data)
+        return size
+
+    def _refusal(self, client: Client, refused: Refused, artifact: bytes, offset: int, out: Pieces) -> int:
+        if refused.silent:
+            return 0
         payload = self._dialect.encode_refusal(
             artifact, offset, refused.code, refused.retry_after_s, self.server.block_max, self.server.window_max
         )
-        yield self._dialect.answer_topic(device), (payload,)
+        out += (publish_head(self._dialect.answer_topic(client.device), len(payload)), payload)
+        return len(payload)
+
+    # --- what waits for the disk -------------------------------------------------------------------------
+
+    def _wait(self, client: Client, asked: _Waiting, cold: Cold, request: BlockRequest, now: float, out: Pieces) -> int:
+        of_client = self._waiting_of.get(client, 0)
+        if (
+            of_client >= WAITING_PER_DEVICE_MAX
+            or self._waiting_in_all >= WAITING_MAX
+            or asked.tries > TRIES_MAX  # what was read is dropped again before it can be sent
+        ):
+            refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
+            return self._refusal(client, refused, request.artifact, request.offset, out)
+        self._waiting_in_all += 1
+        self._waiting_of[client] = of_client + 1
+
+        def on_read() -> None:
+            self._waiting_in_all -= 1
+            left = self._waiting_of.pop(client) - 1
+            if left:
+                self._waiting_of[client] = left
+            late: Pieces = []
+            asked.tries += 1
+            known = self._client(asked.topic) if client.is_gone else client
+            if known is not None:
+                self._general(known, asked, self._mono(), late)
+            if late:
+                self.send(late)
+
+        self._read(cold, on_read)
+        return 0
+
+
+def _read_now(cold: Cold, done: Callable[[], None]) -> None:
+    cold.artifact.fetch(cold.offset, cold.length)
+    done()
+
+
+def _nothing_is_plain(_payload: bytes) -> None:
+    return None

@@ -107,6 +107,9 @@ class BlockSettings:
     block_max: int = option(16384, "largest block, in bytes", low=16, high=65536)
     window_max: int = option(16, "most blocks per request", low=1, high=256)
     refusals_per_s: float = option(2.0, "refusals sent to one device, per second", low=0.001, high=1000)
+    device_blocks_per_s: float = option(5000.0, "blocks served to one device, per second", low=0.1, high=1e6)
+    device_burst_blocks: int = option(1000, "blocks that one device may be ahead of its rate", low=16, high=10**6)
+    cache_bytes: int = option(1 << 26, "memory for checked pieces of artifacts, in bytes", low=1 << 20, high=1 << 36)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

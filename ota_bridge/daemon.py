@@ -11,6 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +21,9 @@ import uvloop
 from ota_bridge import __version__
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.config import Config, TopicIdentity
+from ota_bridge.core.blocks import BlockServer, Cold
 from ota_bridge.core.bridge import Bridge
-from ota_bridge.core.delivery import BlockServer, Pacing
+from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol
 from ota_bridge.core.rollout.policy import Retries
@@ -42,6 +44,9 @@ from ota_bridge.web.local import LocalSocket
 from ota_bridge.wire import BrokerAddress
 
 DATABASE: Final = "ota-bridge.sqlite"
+LOOK_S: Final = 1.0
+"""How often the files of artifacts are looked at: what was altered is dropped from memory."""
+READERS: Final = 4
 SWITCH_INTERVAL_S: Final = 0.0005
 """A busy thread otherwise keeps the block plane waiting for 5 ms."""
 
@@ -83,6 +88,7 @@ class _Parts:
     control: ControlLink
     blocks: BlockLink
     intake: Intake
+    blobs: BlobStore
 
     async def call(self, actor: str, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
         """One request of the local socket."""
@@ -142,7 +148,7 @@ async def serve(config: Config, *, on_ready: Callable[[BrokerAddress], None] = l
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     _make_data_dir(config.data_dir)
     with DataDirectoryLock(config.data_dir):
-        blobs = BlobStore(config.data_dir)
+        blobs = BlobStore(config.data_dir, cache_bytes=config.blocks.cache_bytes)
         store = await asyncio.to_thread(open_store, str(config.data_dir / DATABASE), lambda told: _on_loop(loop, told))
         try:
             async with _broker(config) as (control_address, blocks_address):
@@ -204,9 +210,11 @@ async def _build(
         block_max=config.blocks.block_max,
         window_max=config.blocks.window_max,
         refusals_per_s=config.blocks.refusals_per_s,
+        device_blocks_per_s=config.blocks.device_blocks_per_s,
+        device_burst_blocks=config.blocks.device_burst_blocks,
     )
     bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket)
-    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=BlockGateway(server, dialect))
+    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=BlockGateway(server, dialect, read=_reader()))
     await gateway.load()
     prefix = config.broker.client_id_prefix
     down = {**gateway.planes(), "control": "down", "blocks": "unknown"}
@@ -228,10 +236,41 @@ async def _build(
         keepalive_s=config.broker.keepalive_s,
         on_state=lambda up: gateway.set_plane(blocks=up),
     )
+    gateway.blocks.send = blocks.send
     intake = Intake(gateway, blobs, authority.verify)
     return _Parts(
-        config=config, address=control_address, gateway=gateway, control=control, blocks=blocks, intake=intake
+        config=config,
+        address=control_address,
+        gateway=gateway,
+        control=control,
+        blocks=blocks,
+        intake=intake,
+        blobs=blobs,
     )
+
+
+def _reader() -> Callable[[Cold, Callable[[], None]], None]:
+    """Reads artifacts from disk for the block plane, the oldest request first."""
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="artifact")
+    loop = asyncio.get_running_loop()
+
+    def read(cold: Cold, done: Callable[[], None]) -> None:
+        reading = loop.run_in_executor(pool, cold.artifact.fetch, cold.offset, cold.length)
+
+        def finished(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                _log.error("an artifact could not be read", exc_info=future.exception())
+            done()
+
+        reading.add_done_callback(finished)
+
+    return read
+
+
+async def _look_at_artifacts(blobs: BlobStore) -> None:
+    while True:
+        await asyncio.sleep(LOOK_S)
+        await asyncio.to_thread(blobs.look)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
@@ -247,12 +286,13 @@ async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None])
                 group.create_task(parts.control.run(), name="control-link"),
                 group.create_task(parts.blocks.run(), name="block-link"),
                 group.create_task(parts.gateway.run(), name="pump"),
+                group.create_task(_look_at_artifacts(parts.blobs), name="artifacts"),
             ]
             on_ready()
             await stop.wait()
             _log.info("stopping")
             await local.stop()
-            for activity in parts.gateway.blocks.server.drain(parts.gateway.wall()):
+            for activity in parts.gateway.blocks.server.drain(parts.gateway.wall(), parts.gateway.mono()):
                 parts.gateway.store.submit(
                     lambda unit, seen=activity: parts.gateway.bridge.receive(unit, seen, parts.gateway.now()),  # type: ignore[misc]
                     lambda _outcome: None,

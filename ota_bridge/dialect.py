@@ -6,7 +6,7 @@ by the same door, the registry in `dialects/`.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from ota_bridge.core.errors import BlockRefusal, Malformed
 from ota_bridge.core.messages import BlockRequest, Downlink, Uplink
@@ -63,8 +63,18 @@ class BlockDialect(Protocol):
         """Where the blocks of this device go."""
         ...
 
-    def encode_block(self, artifact: bytes, offset: int, data: memoryview) -> Sequence[bytes | memoryview]:
-        """One block, in pieces that need not be joined."""
+    def quick_request(self, payload: bytes) -> Sequence[Any] | None:
+        """`artifact, offset, size, count` of a plain request, for the fast lane: exactly what `decode_request` would
+        say of it, with any size and count. None: not plain, or wrong; read it with `decode_request`.
+        """
+        ...
+
+    def pack_offset(self, offset: int) -> bytes:
+        """An offset as it stands in a block."""
+        ...
+
+    def block_frame(self, artifact: bytes, length: int) -> tuple[bytes, bytes]:
+        """What stands before and after the packed offset; then follow `length` bytes of data."""
         ...
 
     def encode_refusal(

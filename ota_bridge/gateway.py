@@ -285,7 +285,7 @@ class Gateway:
         now = self.now()
         changes = await asyncio.to_thread(self.store.read, lambda unit: list(self.bridge.all_grants(unit, now)))
         for change in changes:
-            self.blocks.server.apply(change)
+            self.blocks.server.apply(change, wall=now.wall, mono=now.mono)
         self.blocks.server.is_loaded = True
 
     async def run(self) -> None:
@@ -301,7 +301,7 @@ class Gateway:
         """One beat."""
         self._follow_clock()
         self._mind_damage()
-        for activity in self.blocks.server.drain(self.wall()):
+        for activity in self.blocks.server.drain(self.wall(), self.mono()):
             self._submit(activity, None, "block plane")
         if not self._ticking:
             self._tick()

@@ -18,14 +18,15 @@ from device_sim.model import DeviceConfig, Fault, Reboot
 from device_sim.storage import Storage
 from device_sim.trust import load_trust
 from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.core.blocks import BlockServer, Inline
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
-from ota_bridge.core.delivery import BlockServer, Inline
 from ota_bridge.core.merkle import ChunkHasher
 from ota_bridge.core.messages import Event, GrantsChanged, Output, RolloutChanged
 from ota_bridge.core.operations import perform
 from ota_bridge.core.updates import Rules
 from ota_bridge.core.values import Now, release_id
+from ota_bridge.mqtt.codec import Decoder
 from ota_bridge.security import manifest, tokens
 from ota_bridge.store.memory import MemoryStore
 from ota_bridge.store.outcome import Committed
@@ -60,7 +61,7 @@ class _Exchange:
         self._bridge = Bridge(Rules(), verify=lambda signed: manifest.verify(signed, samples.TRUST), ticket=_ticket)
         server = BlockServer(_Source(), block_max=16_384, window_max=16, refusals_per_s=2)
         server.is_loaded = True
-        self._blocks = BlockGateway(server, samples.DIALECT, wall=lambda: samples.OFFERED_S + self._now_s)
+        self._blocks = BlockGateway(server, samples.DIALECT)
         self._release()
         samples.TRUST.save(directory / "trust.json")
         config = DeviceConfig(product="demo", device="d1", hw="r1", slot_bytes=SLOT_BYTES)
@@ -161,14 +162,14 @@ class _Exchange:
         what = "image" if artifact == samples.ARTIFACT else "chunk list"
         more = f", missing {missing[0].hex()}" if missing else ""
         self._tell(f"→ get        {what}: offset {offset}, size {size}, count {count}{more}")
-        answers = list(self._blocks.handle(f"$ota/get/{samples.DEVICE}".encode(), payload, self._now_s))
+        pieces: list[bytes | memoryview] = []
+        self._blocks.handle(f"$ota/get/{samples.DEVICE}".encode(), payload, self._now_s, pieces)
         sizes = []
-        for place, (_, pieces) in enumerate(answers):
-            block = b"".join(bytes(piece) for piece in pieces)
+        for place, (_, block) in enumerate(Decoder(max_packet_bytes=1 << 20).feed(b"".join(pieces))):
             sizes.append(len(msgpack.unpackb(block)[2]))
             self._down("block", block, self._now_s + LATENCY_S + place * 0.0005)
         self._tell(f"← block      {len(sizes)} of {' + '.join(str(number) for number in sizes)} bytes")
-        for activity in self._blocks.server.drain(self._clocks().wall):
+        for activity in self._blocks.server.drain(self._clocks().wall, self._clocks().mono):
             self._commit(lambda unit, seen=activity: self._bridge.receive(unit, seen, self._clocks()))
 
     def _down(self, kind: str, payload: bytes, at_s: float) -> None:

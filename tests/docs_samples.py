@@ -166,8 +166,9 @@ def _refusal(code: BlockRefusal, retry_after_s: int) -> Sample:
 
 
 def _block() -> Sample:
-    pieces = DIALECT.encode_block(ARTIFACT, 4096, memoryview(IMAGE)[4096 : 4096 + 64])
-    return Sample(DIALECT.answer_topic(DEVICE).decode(), 0, b"".join(bytes(piece) for piece in pieces))
+    before, after = DIALECT.block_frame(ARTIFACT, 64)
+    payload = before + DIALECT.pack_offset(4096) + after + IMAGE[4096 : 4096 + 64]
+    return Sample(DIALECT.answer_topic(DEVICE).decode(), 0, payload)
 
 
 PUBLIC_OFFER: Final = PublicOffer(

@@ -12,7 +12,8 @@
     ├── StoreError                the database or the artifact store
     │   ├── NewerSchema           written by a newer version of this program
     │   ├── StoreDamaged          an integrity check failed
-    │   └── ArtifactDamaged       an artifact on disk is not what its name says
+    │   ├── ArtifactDamaged       an artifact on disk is not what its name says
+    │   └── ArtifactCold          it has to be read from disk first
     └── BrokerError               the broker refused us, or said something that is not MQTT
 
 The message of each is one sentence that names what was wrong and, where it can, what to do.
@@ -83,6 +84,10 @@ class StoreDamaged(StoreError):
 
 class ArtifactDamaged(StoreError):
     """The bytes on disk do not match the digest they are stored under."""
+
+
+class ArtifactCold(StoreError):
+    """These bytes are not in memory: fetch them in a thread, then ask again."""
 
 
 class BrokerError(OtaBridgeError):

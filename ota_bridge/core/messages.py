@@ -233,6 +233,8 @@ class Grant:
     manifest: ManifestFacts
     inline: tuple[tuple[Sha256, bytes], ...] = ()
     """Small artifacts served from memory: the manifest and the ticket, by digest."""
+    fetched_wall: float | None = None
+    """When its device last asked for a block, as far as the database knows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,6 +164,7 @@ class Updates:
                     state=state,
                     manifest=part.manifest,
                     inline=self._inline(device, deployment, part.envelope, part.manifest.digest),
+                    fetched_wall=deployment.last_block_wall if deployment.state is State.DOWNLOADING else None,
                 )
             )
         return GrantsChanged(device=device_id, grants=tuple(found))

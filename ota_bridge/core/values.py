@@ -29,6 +29,10 @@ MIN_PREFIX_BYTES: Final = 8
 MAX_ARTIFACT_BYTES: Final = 1 << 40
 """A bound on sizes that come from outside; offsets are 64-bit."""
 
+MIN_BYTES_PER_S: Final = 65_536
+"""A cap on bytes lets at least one block of the largest size through."""
+
+_LIMIT_MAX: Final = 10**12
 _SHOWN: Final = 40
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
 _COMPONENT: Final = re.compile(r"[a-z0-9_-]{1,16}")
@@ -103,3 +107,23 @@ class Now:
 
     wall: float
     mono: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Fleet-wide caps on what is served, each 0 for none: blocks and bytes of them per second, simultaneous downloads."""
+
+    blocks_per_s: int = 0
+    bytes_per_s: int = 0
+    downloads: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low in (("blocks_per_s", 1), ("bytes_per_s", MIN_BYTES_PER_S), ("downloads", 1)):
+            value = getattr(self, name)
+            if value and not low <= value <= _LIMIT_MAX:
+                raise InvalidInput(f"{name} = {value}: allowed is 0 (no limit) or {low}..{_LIMIT_MAX}")
+
+    @property
+    def are_any(self) -> bool:
+        """True if anything is capped."""
+        return bool(self.blocks_per_s or self.bytes_per_s or self.downloads)

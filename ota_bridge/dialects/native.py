@@ -60,6 +60,10 @@ HAVE_MAX: Final = 16
 NONCE_BYTES: Final = 16
 DIGEST_PREFIX_BYTES: Final = 8
 DAYS_400_S: Final = 400 * 86_400
+_ARRAY_OF_4: Final = b"\x94"
+_QUICK_MAX_BYTES: Final = 64
+_unpack = msgpack.unpackb
+_UNPACK_ERRORS: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 _MSGPACK_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
 _RESULT_CODE: Final = re.compile(r"-?[0-9]{1,4}|[A-Z][A-Z_]{0,31}")
 
@@ -167,13 +171,36 @@ class NativeDialect:
         except Malformed as error:
             raise MalformedRequest(str(error), artifact=artifact, offset=offset) from error
 
-    def encode_block(self, artifact: bytes, offset: int, data: memoryview) -> Sequence[bytes | memoryview]:
-        """`[artifact, offset, data]` as a head and the untouched data."""
-        packer = msgpack.Packer(autoreset=False)
-        packer.pack_array_header(3)
-        packer.pack(artifact)
-        packer.pack(offset)
-        return packer.bytes() + _bin_head(len(data)), data
+    def quick_request(self, payload: bytes) -> list[Any] | None:
+        """A plain `[artifact, offset, size, count]`; None for everything else.
+
+        The length and the first byte bound what msgpack can build of it.
+        """
+        if len(payload) > _QUICK_MAX_BYTES or payload[:1] != _ARRAY_OF_4:
+            return None
+        try:
+            request: list[Any] = _unpack(payload)
+        except _UNPACK_ERRORS:
+            return None
+        artifact, offset, size, count = request
+        # bool is an int to isinstance, and a device that writes true for 1 is wrong.
+        if (
+            type(artifact) is bytes
+            and type(offset) is int
+            and type(size) is int
+            and type(count) is int
+            and offset >= 0
+            and size > 0
+            and count > 0
+        ):
+            return request
+        return None
+
+    pack_offset = staticmethod(msgpack.packb)
+
+    def block_frame(self, artifact: bytes, length: int) -> tuple[bytes, bytes]:
+        """`[artifact, offset, data]` around the offset."""
+        return b"\x93" + _bin_head(len(artifact)) + artifact, _bin_head(length)
 
     def encode_refusal(
         self, artifact: bytes, offset: int, code: BlockRefusal, retry_after_s: int, size_max: int, count_max: int

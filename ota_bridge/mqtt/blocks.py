@@ -9,8 +9,9 @@ in the order of arrival; when the connection ends, for whatever reason, it conne
 3. Malformed input, a broken rule of MQTT, a refusal, silence for 1.5 x keep-alive: the connection is closed,
    the reason logged in a sentence, and the next attempt waits a random part of a delay that doubles.
 4. Retained messages are dropped and counted: a request is never meant for whoever subscribes later.
-5. The handler is not awaited and must not raise. If it does, that is counted and logged now and then, and the
-   link goes on. Its pieces may be held until the broker has taken them: never change or unmap them.
+5. The handler is not awaited and must not raise. If it does, nothing of that answer is sent, it is counted and logged
+   now and then, and the link goes on. Pieces may be held until the broker has taken them: never change them.
+6. What the handler could not answer at once is sent later by `send`, if the link is still up then.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ import logging
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -28,11 +29,12 @@ from ota_bridge.mqtt import codec
 from ota_bridge.mqtt.tls import tls_context
 from ota_bridge.wire import BrokerAddress
 
-Answer = tuple[bytes, Sequence[bytes | memoryview]]
-"""A topic and the pieces of one payload."""
+Pieces = list[bytes | memoryview]
+"""Whole PUBLISH packets, in pieces that need not be joined."""
 
-BlockHandler = Callable[[bytes, bytes, float], Iterable[Answer]]
-"""Topic, payload and monotonic seconds of one request → its answers."""
+BlockHandler = Callable[[bytes, bytes, float, Pieces], int]
+"""Topic, payload and monotonic seconds of one request: appends the packets of its answer and returns about how many
+bytes they have."""
 
 CONNECT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 0.5
@@ -64,12 +66,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
-class BlockCounters:
+class LinkCounters:
     """What the link has seen since it was made; it only grows."""
 
     received: int = 0
-    answered: int = 0
-    bytes_out: int = 0
     malformed: int = 0
     retained_dropped: int = 0
     connects: int = 0
@@ -105,7 +105,7 @@ class BlockLink:
         self.keepalive_s = keepalive_s
         self.max_packet_bytes = max_packet_bytes
         self.answer_timeout_s = answer_timeout_s
-        self.counters = BlockCounters()
+        self.counters = LinkCounters()
         self.connect_packet = codec.encode_connect(
             client_id=client_id, keepalive_s=keepalive_s, username=address.username, password=address.password
         )
@@ -115,6 +115,14 @@ class BlockLink:
         self._backoff_max_s = backoff_max_s
         self._failures = 0
         self._subscribed = asyncio.Event()
+        self._connection: _Connection | None = None
+
+    def send(self, pieces: Pieces) -> bool:
+        """Send an answer that could not be given at once. False, and nothing sent, where the link is down or the broker
+        takes no more.
+        """
+        connection = self._connection
+        return connection is not None and connection.send(pieces)
 
     @property
     def subscribed(self) -> bool:
@@ -148,6 +156,7 @@ class BlockLink:
         if (error := await self._open(connection)) is not None:
             return error
         try:
+            self._connection = connection
             connection.start()
             first: set[asyncio.Future[Any]] = {connection.subscribed, connection.ended}
             await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -160,6 +169,7 @@ class BlockLink:
                 self._failures = 1
             return connection.ended.result()
         finally:
+            self._connection = None
             if self._subscribed.is_set():
                 _log.info("block link to %s is down", self.address)
                 self._set_state(up=False)
@@ -212,6 +222,8 @@ class _Connection(asyncio.Protocol):
         self._heard_s = self._sent_s = self._progress_s = time.monotonic()
         self._pinged_s: float | None = None
         self._unsent_bytes = 0
+        self._joins = link.address.tls is not None
+        """Over TLS each piece would become a record of its own."""
 
     # -- what the transport calls --
 
@@ -227,7 +239,7 @@ class _Connection(asyncio.Protocol):
         """Say CONNECT. Not before the loop has handed the connection over: until then it may still cut it."""
         if self._error is None:
             self._heard_s = time.monotonic()
-            self._send(self._link.connect_packet)
+            self._send((self._link.connect_packet,))
             self._expect("CONNACK")
 
     def data_received(self, data: bytes) -> None:
@@ -276,48 +288,51 @@ class _Connection(asyncio.Protocol):
     def _work(self, packets: Sequence[codec.Packet]) -> None:
         """Answer in order; where the broker takes no more, the packets not yet seen wait in the backlog."""
         now_s = time.monotonic()
-        out: list[bytes | memoryview] = []
-        batch_bytes = 0
+        handler, serving = self._link.handler, self._phase is not _Phase.CONNECTING
+        out: Pieces = []
+        batch_bytes = first_unseen = 0
         for index, packet in enumerate(packets):
-            if type(packet) is not codec.Publish:
-                self._on_control(packet)
-            elif packet.qos or self._phase is _Phase.CONNECTING:
-                self._violation(f"PUBLISH at QoS {packet.qos}")
-            elif packet.retain:
-                self._counters.retained_dropped += 1
-            else:
-                batch_bytes += self._serve(packet, now_s, out)
+            if type(packet) is tuple and serving:
+                whole = len(out)
+                try:
+                    batch_bytes += handler(packet[0], packet[1], now_s, out)  # type: ignore[misc, arg-type]
+                except Exception:  # noqa: BLE001 - the one edge between the link and what it serves
+                    del out[whole:]
+                    self._tell_failure()
                 if batch_bytes >= BATCH_BYTES:
-                    self._send(*out)
+                    self._send(out)
                     out, batch_bytes = [], 0
                     if self._paused:
+                        self._counters.received += index + 1 - first_unseen
                         self._backlog = packets[index + 1 :]
                         return
+                continue
+            self._counters.received += index - first_unseen
+            first_unseen = index + 1
+            self._on_other(packet)
+            serving = self._phase is not _Phase.CONNECTING
             if self._error is not None:
                 return
+        self._counters.received += len(packets) - first_unseen
         if out:
-            self._send(*out)
+            self._send(out)
 
-    def _serve(self, request: codec.Publish, now_s: float, out: list[bytes | memoryview]) -> int:
-        """Append the answers to one request, each whole or not at all; return their bytes."""
+    def _tell_failure(self) -> None:
         counters = self._counters
-        counters.received += 1
-        answered = size = 0
-        try:
-            for topic, pieces in self._link.handler(request.topic, request.payload, now_s):
-                length = sum(map(len, pieces))
-                head = codec.publish_head(topic, length)
-                out.append(head)
-                out.extend(pieces)
-                answered += 1
-                size += len(head) + length
-        except Exception:  # noqa: BLE001 - the one edge between the link and what it serves
-            counters.handler_errors += 1
-            if counters.handler_errors % HANDLER_ERRORS_PER_LOG == 1:
-                _log.exception("the block handler failed (%d times so far)", counters.handler_errors)
-        counters.answered += answered
-        counters.bytes_out += size
-        return size
+        counters.handler_errors += 1
+        if counters.handler_errors % HANDLER_ERRORS_PER_LOG == 1:
+            _log.exception("the block handler failed (%d times so far)", counters.handler_errors)
+
+    def _on_other(self, packet: codec.Packet) -> None:
+        """Anything but a request."""
+        if type(packet) is tuple:
+            self._violation("PUBLISH at QoS 0")
+        elif type(packet) is not codec.Publish:
+            self._on_control(packet)
+        elif packet.qos or self._phase is _Phase.CONNECTING:
+            self._violation(f"PUBLISH at QoS {packet.qos}")
+        else:
+            self._counters.retained_dropped += 1
 
     def _on_control(self, packet: codec.Packet) -> None:
         phase = self._phase
@@ -334,7 +349,7 @@ class _Connection(asyncio.Protocol):
             return
         self._counters.connects += 1
         self._phase = _Phase.SUBSCRIBING
-        self._send(self._link.subscribe_packet)
+        self._send((self._link.subscribe_packet,))
         self._expect("SUBACK")
 
     def _on_suback(self, packet: codec.Suback) -> None:
@@ -349,10 +364,20 @@ class _Connection(asyncio.Protocol):
 
     # -- sending, time and the end --
 
-    def _send(self, *pieces: bytes | memoryview) -> None:
+    def send(self, pieces: Pieces) -> bool:
+        """Late answers; see the link."""
+        if self._phase is not _Phase.SERVING or self._error is not None or self._paused:
+            return False
+        self._send(pieces)
+        return True
+
+    def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
         assert self._transport is not None
         self._sent_s = time.monotonic()
-        self._transport.writelines(pieces)
+        if self._joins:
+            self._transport.write(b"".join(pieces))
+        else:
+            self._transport.writelines(pieces)
 
     def _expect(self, name: str) -> None:
         if self._answer_timer is not None:
@@ -376,7 +401,7 @@ class _Connection(asyncio.Protocol):
         elif self._pinged_s is None:
             if now_s - min(self._heard_s, self._sent_s) >= keepalive_s / 2:
                 self._pinged_s = now_s
-                self._send(codec.PINGREQ)
+                self._send((codec.PINGREQ,))
         # A ping must have had its time: after a stall of this process the silence is ours.
         elif now_s - self._heard_s >= 1.5 * keepalive_s and now_s - self._pinged_s >= keepalive_s / 2:
             self._end(BrokerError(f"the broker has been silent for {now_s - self._heard_s:.0f} s"))

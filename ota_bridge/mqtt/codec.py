@@ -45,8 +45,12 @@ _PACKET_NAMES: Final = (
 )
 
 
+Message = tuple[bytes, bytes]
+"""Topic and payload of a QoS 0 PUBLISH that is not retained: a plain tuple, for a record costs as much as the rest."""
+
+
 class Publish(NamedTuple):
-    """A message from the broker; `packet_id` is 0 at QoS 0."""
+    """Any other message from the broker; `packet_id` is 0 at QoS 0."""
 
     topic: bytes
     payload: bytes
@@ -73,7 +77,7 @@ class Pingresp(NamedTuple):
     """The broker's answer to PINGREQ."""
 
 
-Packet = Publish | Connack | Suback | Pingresp
+Packet = Message | Publish | Connack | Suback | Pingresp
 
 
 class Will(NamedTuple):
@@ -139,7 +143,10 @@ class Decoder:
                 topic = data[body + 2 : topic_end]
                 if topic not in topics_known:
                     self._learn(topic)
-                packets.append(Publish(topic, data[topic_end:end], 0, first == 0x31))  # retain bit
+                if first == 0x30:
+                    packets.append((topic, data[topic_end:end]))
+                else:
+                    packets.append(Publish(topic, data[topic_end:end], 0, retain=True))
             else:
                 packets.append(parse(first, data[body:end]))
             start = end

@@ -20,16 +20,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from ota_bridge.core.errors import ArtifactDamaged, InvalidInput, StoreError
+from ota_bridge.core.errors import InvalidInput, StoreError
 from ota_bridge.core.manifest import ManifestFacts
-from ota_bridge.core.merkle import HASH_BYTES, ChunkHasher, chunk_count, root_of_list
+from ota_bridge.core.merkle import ChunkHasher
 from ota_bridge.core.values import MAX_ARTIFACT_BYTES, Sha256
-from ota_bridge.store.artifact import Artifact, ChunkList, MappedArtifact
+from ota_bridge.store.artifact import ChunkList, Image, SegmentCache
 
 _READ_ONLY: Final = 0o444
 _OWNER_ONLY: Final = 0o700
 _UNFINISHED: Final = "unfinished"
 _PREFIX: Final = "artifact-"
+IDLE_S: Final = 60.0
+"""How long an artifact that nobody has open stays checked in memory: devices often come one after the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,17 +47,19 @@ class StoredBlob:
 
 @dataclass(slots=True)
 class _Opened:
-    artifact: MappedArtifact | ChunkList
-    count: int = 1
+    artifact: Image | ChunkList
+    count: int = 0
+    idle_since_mono: float = 0.0
 
 
 class BlobStore:
-    """All artifacts under one directory. Safe to use from any thread; all but `close` touch the disk."""
+    """All artifacts under one directory. Safe to use from any thread; `open` and `open_chunk_list` touch no disk."""
 
-    def __init__(self, root: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, root: Path, *, cache_bytes: int = 1 << 26, clock: Callable[[], float] = time.monotonic) -> None:
         """Make the directories and remove what an earlier process left unfinished; raises StoreError."""
         self._root = root
         self._clock = clock
+        self._cache = SegmentCache(cache_bytes)
         self._lock = threading.RLock()
         self._opened: dict[tuple[str, bytes, bytes], _Opened] = {}
         try:
@@ -75,40 +79,66 @@ class BlobStore:
         """True if both files are there."""
         return self.blob_path(manifest.sha256).is_file() and self.chunk_list_path(manifest.merkle_root).is_file()
 
-    def open(self, manifest: ManifestFacts) -> Artifact:
-        """The image; raises ArtifactDamaged if a file is missing or has another length, or the list another root.
+    def open(self, manifest: ManifestFacts) -> Image:
+        """The image; what is wrong with its files shows at the first view.
 
-        Hashes the whole chunk list the first time (0.2 s for a GiB): call it in a thread.
         The same object for all who have it open; each closes it once.
         """
-        key = ("blob", manifest.sha256, manifest.merkle_root)
-        with self._lock:
-            opened = self._opened.get(key)
-            if opened is not None:
-                opened.count += 1
-                return opened.artifact
-            leaves = self._open_leaves(manifest)
-            try:
-                image = MappedArtifact(
-                    self.blob_path(manifest.sha256), manifest, leaves, self._clock, lambda: self._close(key)
-                )
-            except BaseException:
-                leaves.close()
-                raise
-            self._opened[key] = _Opened(image)
-            return image
 
-    def open_chunk_list(self, manifest: ManifestFacts) -> Artifact:
-        """The chunk list of the image, checked against the root; raises ArtifactDamaged."""
-        return self._open_leaves(manifest)
+        def made(on_close: Callable[[], None]) -> Image:
+            path = self.blob_path(manifest.sha256)
+            return Image(path, manifest, self.open_chunk_list(manifest), self._cache, on_close)
+
+        found = self._open(("blob", manifest.sha256, manifest.merkle_root), made)
+        assert isinstance(found, Image)
+        return found
+
+    def open_chunk_list(self, manifest: ManifestFacts) -> ChunkList:
+        """The chunk list of the image."""
+
+        def made(on_close: Callable[[], None]) -> ChunkList:
+            return ChunkList(self.chunk_list_path(manifest.merkle_root), manifest, on_close)
+
+        found = self._open(("chunks", b"", manifest.merkle_root), made)
+        assert isinstance(found, ChunkList)
+        return found
+
+    def look(self) -> None:
+        """Notice files that changed and let go of what nobody has had open for IDLE_S; in a thread, every second."""
+        with self._lock:
+            opened = list(self._opened.items())
+        for key, one in opened:
+            one.artifact.look()
+            with self._lock:
+                if one.count == 0 and self._clock() - one.idle_since_mono >= IDLE_S and key in self._opened:
+                    del self._opened[key]
+                    one.artifact.free()
+                    if isinstance(one.artifact, Image):
+                        self._close(("chunks", b"", key[2]))
 
     def close(self) -> None:
         """Let go of every artifact; views that were handed out stay valid."""
         with self._lock:
             for opened in self._opened.values():
-                if isinstance(opened.artifact, MappedArtifact):
-                    opened.artifact.free()
+                opened.artifact.free()
             self._opened.clear()
+
+    def _open(
+        self, key: tuple[str, bytes, bytes], made: Callable[[Callable[[], None]], Image | ChunkList]
+    ) -> Image | ChunkList:
+        with self._lock:
+            opened = self._opened.get(key)
+            if opened is None:
+                opened = self._opened[key] = _Opened(made(lambda: self._close(key)))
+            opened.count += 1
+            return opened.artifact
+
+    def _close(self, key: tuple[str, bytes, bytes]) -> None:
+        with self._lock:
+            opened = self._opened.get(key)
+            if opened is not None:
+                opened.count -= 1
+                opened.idle_since_mono = self._clock()
 
     def blob_path(self, sha256: bytes) -> Path:
         """Where the image of this digest lies."""
@@ -117,31 +147,6 @@ class BlobStore:
     def chunk_list_path(self, merkle_root: bytes) -> Path:
         """Where the chunk list of this root lies."""
         return _path(self._root / "chunks", merkle_root)
-
-    def _open_leaves(self, manifest: ManifestFacts) -> ChunkList:
-        key = ("chunks", b"", manifest.merkle_root)
-        with self._lock:
-            opened = self._opened.get(key)
-            if opened is not None and isinstance(opened.artifact, ChunkList):
-                opened.count += 1
-                return opened.artifact
-            path = self.chunk_list_path(manifest.merkle_root)
-            chunks = ChunkList(_read_leaves(path, manifest), lambda: self._close(key))
-            self._opened[key] = _Opened(chunks)
-            return chunks
-
-    def _close(self, key: tuple[str, bytes, bytes]) -> None:
-        with self._lock:
-            opened = self._opened.get(key)
-            if opened is None:
-                return
-            opened.count -= 1
-            if opened.count:
-                return
-            del self._opened[key]
-            if isinstance(opened.artifact, MappedArtifact):
-                opened.artifact.free()
-                self._close(("chunks", b"", key[2]))
 
 
 class BlobWriter:
@@ -260,17 +265,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _read_leaves(path: Path, manifest: ManifestFacts) -> bytes:
-    expected_bytes = chunk_count(manifest.size_bytes, manifest.chunk_bytes) * HASH_BYTES
-    try:
-        with path.open("rb") as file:
-            leaves = file.read(expected_bytes + 1)
-    except OSError as error:
-        raise ArtifactDamaged(f"chunk list {path} cannot be read: {error.strerror}") from error
-    if len(leaves) != expected_bytes:
-        raise ArtifactDamaged(f"chunk list {path} should have {expected_bytes} bytes; upload the artifact again")
-    if root_of_list(leaves) != manifest.merkle_root:
-        raise ArtifactDamaged(f"chunk list {path} was altered; upload the artifact again")
-    return leaves

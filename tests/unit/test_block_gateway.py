@@ -5,13 +5,17 @@ import random
 import msgpack
 import pytest
 from core_world import MemorySource, facts_of, image_of
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ota_bridge.block_gateway import BlockGateway
-from ota_bridge.core.delivery import BlockServer
-from ota_bridge.core.errors import ArtifactDamaged
+from ota_bridge.core.blocks import BlockServer
+from ota_bridge.core.errors import ArtifactCold, ArtifactDamaged, BlockRefusal
 from ota_bridge.core.messages import Grant, GrantsChanged, GrantState
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId
+from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.mqtt.codec import Decoder
 
 DEVICE, TOPIC, ANSWER = DeviceId("prod", "d1"), b"$ota/get/prod/d1", b"$ota/block/prod/d1"
 IMAGE, FACTS = image_of("1.1.0"), facts_of()
@@ -23,21 +27,28 @@ def gateway():
     return made()
 
 
-def made(**options):
+def made(*, fast=True, **options):
     source = MemorySource()
     source.put(IMAGE)
+    options = {"device_burst_blocks": 10**6} | options
     server = BlockServer(source, **({"block_max": 16_384, "window_max": 16, "refusals_per_s": 1_000_000} | options))
     server.is_loaded = True
     grant = Grant(
         deployment=DeploymentId("0123456789ab"), rollout=RolloutId("r-000001"), state=GrantState.OPEN, manifest=FACTS
     )
     server.apply(GrantsChanged(device=DEVICE, grants=(grant,)))
-    return BlockGateway(server, NativeDialect("$ota"), wall=lambda: 5.0)
+    return BlockGateway(server, NativeDialect("$ota"), fast=fast)
 
 
 def answers(gateway, payload, topic=TOPIC, mono=10.0):
     raw = payload if isinstance(payload, bytes) else msgpack.packb(payload)
-    return [(where, msgpack.unpackb(b"".join(pieces))) for where, pieces in gateway.handle(topic, raw, mono)]
+    return [(where, msgpack.unpackb(said)) for where, said in packets(gateway, raw, topic, mono)]
+
+
+def packets(gateway, raw, topic=TOPIC, mono=10.0):
+    out = []
+    gateway.handle(topic, raw, mono, out)
+    return Decoder(max_packet_bytes=1 << 20).feed(b"".join(out))
 
 
 def test_a_request_is_answered_block_by_block_on_the_devices_own_topic(gateway):
@@ -147,3 +158,165 @@ def test_no_bytes_at_all_raise_and_each_request_is_answered(gateway):
                 served += 1
     assert served > 1000
     assert refused > 1000
+
+
+# --- the two lanes -----------------------------------------------------------------------------------------------
+
+
+def happening(rng, gateways, number):
+    """One thing that happens to both: what each answers to it."""
+    kind = rng.random()
+    held = rng.choice([None, None, None, GrantState.PAUSED, GrantState.WITHDRAWN])
+    state, damaged = rng.choice([GrantState.OPEN] * 4 + list(GrantState)), rng.random() < 0.2
+    raw, burst = random_payload(rng), rng.random() < 0.01
+    if rng.random() < 0.5:
+        raw = msgpack.packb([NAME, rng.randrange(11_000), rng.choice([64, 1000, 4096]), rng.randint(1, 16)])
+    topic = TOPIC if rng.random() < 0.9 else rng.choice([b"$ota/get/prod/d2", b"$ota/get/prod", b"x"])
+    found = []
+    for gateway in gateways:
+        if kind < 0.005:
+            gateway.server.hold(RolloutId("r-000001"), held)
+        elif kind < 0.01:
+            grant = Grant(
+                deployment=DeploymentId("0123456789ab"), rollout=RolloutId("r-000001"), state=state, manifest=FACTS
+            )
+            gateway.server.apply(GrantsChanged(device=DEVICE, grants=() if damaged else (grant,)))
+        elif kind < 0.02:
+            gateway.server._source.damaged = damaged
+        elif kind < 0.025:
+            found.append((gateway.server.drain(float(number), float(number)), gateway.server.counters))
+            continue
+        found.append([packets(gateway, raw, topic, number / 50) for _ in range(200 if burst else 1)])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fast_lane_and_the_general_one_cannot_be_told_apart(seed):
+    rng = random.Random(seed)
+    options = {"refusals_per_s": 3, "device_blocks_per_s": 1000, "device_burst_blocks": 600}
+    gateways = [made(fast=True, **options), made(fast=False, **options)]
+    taken = []
+    serve = gateways[0]._serve
+    gateways[0]._serve = lambda *args: taken.append(1) or serve(*args)
+    for number in range(1_500):
+        fast, general = happening(rng, gateways, number)
+        assert fast == general
+        assert gateways[0].strangers == gateways[1].strangers
+    counters = [gateway.server.counters for gateway in gateways]
+    assert counters[0] == counters[1]
+    assert len(taken) > 100, "the fast lane was hardly used"
+    assert counters[0].silent, "nothing flooded"
+
+
+@given(
+    st.binary(max_size=70)
+    | st.lists(st.integers() | st.binary(max_size=33) | st.none(), max_size=6).map(
+        lambda items: msgpack.packb([item if not isinstance(item, int) else item % 2**64 for item in items])
+    )
+)
+def test_a_plain_request_means_what_the_strict_reader_says(payload):
+    dialect = NativeDialect("$ota")
+    quick = dialect.quick_request(payload)
+    try:
+        strict = dialect.decode_request(payload)
+    except MalformedRequest:
+        # The fast lane serves only names and limits that are known, so these two alone may be out of bounds.
+        assert quick is None or not 8 <= len(quick[0]) <= 32 or max(quick[2:]) >= 2**32
+    else:
+        if quick is not None:
+            assert [strict.artifact, strict.offset, strict.size, strict.count, None] == [*quick, strict.missing]
+
+
+# --- a device that asks too fast ---------------------------------------------------------------------------------
+
+
+def test_a_flood_is_told_busy_now_and_then_and_served_at_its_rate():
+    gateway = made(refusals_per_s=1, device_blocks_per_s=100, device_burst_blocks=50)
+    asked = msgpack.packb([NAME, 0, 100, 1])
+    said = [packets(gateway, asked, mono=10 + number / 10_000) for number in range(20_000)]
+    bodies = [msgpack.unpackb(found[0][1]) for found in said if found]
+    blocks = [body for body in bodies if len(body) == 3]
+    assert 50 + 200 <= len(blocks) <= 50 + 200 + 2
+    told = [body for body in bodies if len(body) == 6]
+    assert [[NAME, 0, 4, 2, 16_384, 16]] * len(told) == told
+    assert 4 <= len(told) <= 4 + 2
+    counters = gateway.server.counters
+    assert 20_000 == counters.requests == counters.blocks + counters.refused[BlockRefusal.BUSY]
+
+
+def test_a_flood_of_one_device_does_not_touch_another():
+    gateway = made(device_blocks_per_s=100, device_burst_blocks=50)
+    other = Grant(deployment=DeploymentId("ba9876543210"), rollout=None, state=GrantState.OPEN, manifest=FACTS)
+    gateway.server.apply(GrantsChanged(device=DeviceId("prod", "d2"), grants=(other,)))
+    asked = msgpack.packb([NAME, 0, 100, 1])
+    for _ in range(1_000):
+        packets(gateway, asked, mono=10.0)
+    assert [NAME, 0, IMAGE[:100]] == answers(gateway, asked, b"$ota/get/prod/d2")[0][1]
+
+
+# --- what has to be read from disk -------------------------------------------------------------------------------
+
+
+class ColdSource(MemorySource):
+    """Nothing is in memory until it was fetched; `wanted` holds what is asked of the disk."""
+
+    def open(self, manifest):
+        artifact, warm = super().open(manifest), set()
+        view = artifact.view
+
+        def cold_view(offset, length):
+            if offset not in warm:
+                raise ArtifactCold("not in memory")
+            return view(offset, length)
+
+        object.__setattr__(artifact, "view", cold_view)
+        object.__setattr__(artifact, "fetch", lambda offset, _length: warm.add(offset))
+        return artifact
+
+
+def cold_gateway():
+    wanted, late = [], []
+    gateway = made()
+    source = gateway.server._source = ColdSource()
+    source.put(IMAGE)
+    gateway._read = lambda cold, done: wanted.append((cold, done))
+    gateway._mono = lambda: 10.0
+    gateway.send = lambda pieces: late.append(b"".join(pieces)) or True
+    return gateway, wanted, late
+
+
+def read_next(wanted):
+    cold, done = wanted.pop(0)
+    cold.artifact.fetch(cold.offset, cold.length)
+    done()
+
+
+def test_a_cold_request_waits_for_the_disk_and_is_answered_the_oldest_first():
+    gateway, wanted, late = cold_gateway()
+    for offset in (300, 200):
+        assert [] == answers(gateway, [NAME, offset, 100, 1])
+    assert 0 == gateway.server.counters.requests
+    while wanted:
+        read_next(wanted)
+    offsets = [msgpack.unpackb(Decoder(max_packet_bytes=9999).feed(said)[0][1])[1] for said in late]
+    assert [300, 200] == offsets
+    assert (2, 2) == (gateway.server.counters.requests, gateway.server.counters.blocks)
+    assert {} == gateway._waiting_of
+    assert [NAME, 300, IMAGE[300:400]] == answers(gateway, [NAME, 300, 100, 1])[0][1]
+
+
+def test_what_waits_is_bounded_for_each_device_and_then_busy():
+    gateway, wanted, _ = cold_gateway()
+    for offset in range(16):
+        assert [] == answers(gateway, [NAME, offset, 100, 1])
+    assert [NAME, 16, 4, 2, 16_384, 16] == answers(gateway, [NAME, 16, 100, 1])[0][1]
+    read_next(wanted)
+    assert [] == answers(gateway, [NAME, 17, 100, 1])
+
+
+def test_what_never_becomes_readable_ends_busy():
+    gateway, wanted, late = cold_gateway()
+    assert [] == answers(gateway, [NAME, 0, 100, 1])
+    while wanted:
+        wanted.pop(0)[1]()
+    assert [NAME, 0, 4, 2, 16_384, 16] == msgpack.unpackb(Decoder(max_packet_bytes=9999).feed(late[0])[0][1])

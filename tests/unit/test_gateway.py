@@ -89,16 +89,16 @@ class Harness:
             bridge=self.world.bridge,
             store=self.store,
             dialect=NATIVE,
-            blocks=BlockGateway(self.world.server, NATIVE, wall=lambda: self.world.wall),
+            blocks=BlockGateway(self.world.server, NATIVE),
             link=self.wire,
             wall=lambda: self.world.wall,
             mono=lambda: self.world.mono,
         )
         apply = self.world.server.apply
 
-        def logged(change):
+        def logged(change, **clocks):
             self.wire.log.append("grants")
-            apply(change)
+            apply(change, **clocks)
 
         self.world.server.apply = logged
         self.seq = 0
@@ -307,14 +307,14 @@ async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(ha
     real = harness.store.submit
 
     def watched(work, on_done):
-        held.append(dict(harness.world.server._held))
+        held.append(harness.world.server.held)
         real(work, on_done)
 
     harness.store.submit = watched
     args = {"rollout": rollout} if operation == "rollout.pause" else {"release": "1.1.0"}
     await harness.gateway.operate("ann", operation, args)
     assert [{rollout: state}] == held
-    assert {} == harness.world.server._held
+    assert {} == harness.world.server.held
     grants = harness.world.server._clients[DeviceId("prod", "d1")].grants
     assert [state] == [grant.state for grant in grants]
 
@@ -325,7 +325,7 @@ async def test_a_pause_that_is_refused_lets_the_block_plane_go_on(harness):
     await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
     with pytest.raises(Conflict):
         await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
-    assert {} == harness.world.server._held
+    assert {} == harness.world.server.held
 
 
 # --- time, tables, summaries -------------------------------------------------------------------------------------
@@ -347,7 +347,7 @@ async def test_what_was_served_is_written_by_the_pump(harness):
     facts = next(iter(harness.world.facts.values()))
     import msgpack
 
-    list(harness.gateway.blocks.handle(b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0))
+    harness.gateway.blocks.handle(b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0, [])
     await harness.gateway.pump()
     deployment = harness.store.read(lambda unit: unit.deployments.open_of(DeviceId("prod", "d1")))[0]
     assert ("DOWNLOADING", 2000) == (deployment.state, deployment.bytes_sent)

@@ -76,6 +76,7 @@ async def test_a_release_is_there_with_its_artifact_however_it_was_cut(world, bl
     view = await intake.add("ann", ARGS, Uploads(*pieces))
     assert ("prod/1.1.0", "ann", "fw.bin") == (view["id"], view["created_by"], view["parts"]["firmware"]["file_name"])
     artifact = blobs.open(FACTS)
+    artifact.fetch(0, len(IMAGE))
     assert IMAGE == bytes(artifact.view(0, len(IMAGE)))
     artifact.close()
     assert kept(blobs) == files(blobs)

@@ -11,8 +11,8 @@ import pytest
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.cli.app import run
 from ota_bridge.config import Config
+from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.bridge import Bridge
-from ota_bridge.core.delivery import BlockServer
 from ota_bridge.core.values import DeviceId
 from ota_bridge.daemon import DATABASE, rules_of
 from ota_bridge.dialects.native import NativeDialect

@@ -1,0 +1,444 @@
+"""The block plane's decision: may this device have this artifact, which ranges does a request mean, what is refused
+and how (native protocol §5), what was served. No I/O.
+
+Rules:
+1. A device gets only artifacts of its own open deployments; until the table is loaded the answer is "busy",
+   never "not open".
+2. Nothing is counted or changed before every check of a request has passed.
+3. A device that asks faster than its rate gets "busy" before its request is even decoded. Refusals are limited per
+   device; what is over the limit is counted and stays silent, so a loop stays cheap.
+4. What was established once for a device and a name of an artifact is kept as a `Pass`, which a fast lane may use:
+   while `Pass.gate` is open, a request within `Pass.end_bytes` and the limits is one that `answer` would serve.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from ota_bridge.core.errors import ArtifactCold, BlockRefusal, StoreError
+from ota_bridge.core.manifest import ManifestFacts
+from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
+from ota_bridge.core.shares import FairShares
+from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Limits, RolloutId
+
+BUSY_RETRY_S: Final = 2
+NOT_OPEN_RETRY_S: Final = 30
+PAUSED_RETRY_S: Final = 30
+_SLACK_S: Final = 1e-9
+
+
+class Artifact(Protocol):
+    """Bytes that can be served: an image, a chunk list, a manifest."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """These bytes, checked against their digest.
+
+        Raises ArtifactCold where the disk has to be read first (`fetch`), ArtifactDamaged, or another StoreError.
+        """
+        ...
+
+    def fetch(self, offset: int, length: int) -> None:
+        """Read the disk so that `view` need not; for a thread. Raises nothing that `view` will not say."""
+        ...
+
+    def close(self) -> None:
+        """No more views will be asked for."""
+        ...
+
+
+class ArtifactSource(Protocol):
+    """Opens what a manifest names. Touches no disk: what is missing or damaged shows at the first view."""
+
+    def open(self, manifest: ManifestFacts) -> Artifact:
+        """The image."""
+        ...
+
+    def open_chunk_list(self, manifest: ManifestFacts) -> Artifact:
+        """The leaves of its hash tree, 32 bytes each."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A small artifact held in memory."""
+
+    data: bytes
+
+    @property
+    def size_bytes(self) -> int:
+        """Its length."""
+        return len(self.data)
+
+    def view(self, offset: int, length: int) -> memoryview:
+        """A slice of it."""
+        return memoryview(self.data)[offset : offset + length]
+
+    def fetch(self, offset: int, length: int) -> None:
+        """It is there."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """The blocks of one request: (offset, bytes) pairs, in the order asked."""
+
+    blocks: Sequence[tuple[int, memoryview]]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why there are no blocks. `silent`: over the device's limit of refusals, say nothing."""
+
+    code: BlockRefusal
+    retry_after_s: int
+    silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """Nothing was decided: this range has to be fetched first, then the request is to be answered anew."""
+
+    artifact: Artifact
+    offset: int
+    length: int
+
+
+@dataclass(slots=True)
+class Gate:
+    """Shared by all that is served for one rollout: `state` None serves, else it is the answer."""
+
+    state: GrantState | None = None
+
+
+@dataclass(slots=True)
+class Activity:
+    """What was served of one deployment since it was last drained."""
+
+    device: DeviceId
+    deployment: DeploymentId
+    mono: float = 0.0
+    bytes_sent: int = 0
+    blocks_sent: int = 0
+    requests: int = 0
+    high_water_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Pass:
+    """A device's right to one artifact under one name. `memo` is the encoder's own, for the head it wrote last."""
+
+    artifact: Artifact
+    end_bytes: int
+    is_image: bool
+    gate: Gate
+    activity: Activity
+    memo: Any = None
+
+
+@dataclass(slots=True, eq=False)
+class Client:
+    """What the block plane knows of one device."""
+
+    device: DeviceId
+    grants: tuple[Grant, ...] = ()
+    passes: dict[bytes, Pass] = field(default_factory=dict)
+    """By the artifact's name as this device writes it."""
+    ready_mono: float = 0.0
+    """When the blocks that it had are paid off at its rate (GCRA's theoretical arrival time)."""
+    refusal_ready_mono: float = 0.0
+    refusals: int = 0
+    last_refusal: BlockRefusal | None = None
+    is_gone: bool = False
+    """Forgotten by the server; ask it for the device anew."""
+
+
+@dataclass(slots=True)
+class ServedCounters:
+    """Since the start of the process."""
+
+    requests: int = 0
+    blocks: int = 0
+    bytes: int = 0
+    refused: dict[BlockRefusal, int] = field(default_factory=dict)
+    silent: int = 0
+    damaged: int = 0
+
+
+def wanted_blocks(request: BlockRequest) -> Iterator[int]:
+    """The indices of the blocks that a request asks for, at most `count` of them, in rising order."""
+    if request.missing is None:
+        yield from range(request.count)
+        return
+    found = 0
+    for byte_index, byte in enumerate(request.missing):
+        for bit in range(8):
+            if byte >> bit & 1:
+                if found == request.count:
+                    return
+                found += 1
+                yield byte_index * 8 + bit
+
+
+class BlockServer:
+    """The authorisation table and the answer to every block request. Used on one thread."""
+
+    def __init__(
+        self,
+        source: ArtifactSource,
+        *,
+        block_max: int,
+        window_max: int,
+        refusals_per_s: float,
+        refusals_burst: int = 4,
+        device_blocks_per_s: float = 5_000,
+        device_burst_blocks: int = 1_000,
+        lease_s: float = 60.0,
+    ) -> None:
+        self.block_max = block_max
+        self.window_max = window_max
+        self.is_loaded = False
+        """Set once every open deployment's grant is in the table."""
+        self.shares: FairShares | None = None
+        """The fleet-wide caps; None: there are none."""
+        self.interval_s = 1.0 / device_blocks_per_s
+        self.slack_s = self.interval_s * device_burst_blocks
+        """A device may ask while its `ready_mono` is no further ahead than this."""
+        self._source = source
+        self._lease_s = lease_s
+        self._refusal_interval_s = 1.0 / refusals_per_s
+        self._refusal_slack_s = self._refusal_interval_s * (refusals_burst - 1) + _SLACK_S
+        self._totals = ServedCounters()
+        self._clients: dict[DeviceId, Client] = {}
+        self._gates: dict[RolloutId, Gate] = {}
+        self._active: list[Activity] = []
+        self._troubled: list[Client] = []
+        self._fading: list[Client] = []
+
+    # --- the table ---------------------------------------------------------------------------------------
+
+    def client(self, device: DeviceId) -> Client:
+        """What is known of this device; makes it known."""
+        client = self._clients.get(device)
+        if client is None:
+            client = self._clients[device] = Client(device)
+        return client
+
+    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None:
+        """Replace what a device may fetch. The clocks place downloads that were under way before a restart."""
+        client = self.client(change.device)
+        for passed in client.passes.values():
+            passed.artifact.close()
+        client.passes = {}
+        kept = {grant.deployment for grant in client.grants} & {grant.deployment for grant in change.grants}
+        client.grants = change.grants
+        if not change.grants:
+            self._fading.append(client)
+        if self.shares is not None:
+            for grant in change.grants:
+                if not self.is_loaded and grant.fetched_wall is not None and wall - grant.fetched_wall < self._lease_s:
+                    self.shares.seed(client.device, mono - max(0.0, wall - grant.fetched_wall))
+            if self.is_loaded and not kept:
+                self.shares.end(client.device)
+
+    def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
+        """Answer a whole rollout with `state` from now on, before its commit; None: as each grant says."""
+        self._gate(rollout).state = state
+
+    @property
+    def held(self) -> dict[RolloutId, GrantState]:
+        """The rollouts that are held, and with what answer."""
+        return {rollout: gate.state for rollout, gate in self._gates.items() if gate.state is not None}
+
+    def set_limits(self, limits: Limits, mono: float) -> None:
+        """These caps from now on."""
+        if not limits.are_any:
+            self.shares = None
+        elif self.shares is None or self.shares.limits != limits:
+            self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono, before=self.shares)
+
+    def _gate(self, rollout: RolloutId | None) -> Gate:
+        if rollout is None:
+            return Gate()
+        gate = self._gates.get(rollout)
+        if gate is None:
+            gate = self._gates[rollout] = Gate()
+        return gate
+
+    # --- the answer --------------------------------------------------------------------------------------
+
+    def answer(self, client: Client, request: BlockRequest, *, mono: float) -> Served | Refused | Cold:
+        """What to send for one request. Never raises on any request that decoded."""
+        passed = self._verdict(client, request)
+        if isinstance(passed, BlockRefusal):
+            return self.refuse(client, passed, mono=mono)
+        blocks: list[tuple[int, memoryview]] = []
+        end, offset, length = passed.end_bytes, 0, 0
+        try:
+            for index in wanted_blocks(request):
+                offset = request.offset + index * request.size
+                if offset >= end:
+                    break
+                length = min(request.size, end - offset)
+                blocks.append((offset, passed.artifact.view(offset, length)))
+        except ArtifactCold:
+            return Cold(passed.artifact, offset, length)
+        except StoreError:
+            # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
+            self._totals.damaged += 1
+            return self.refuse(client, BlockRefusal.BUSY, mono=mono)
+        if not blocks:
+            return self.refuse(client, BlockRefusal.PAST_END, mono=mono)
+        if self.shares is not None:
+            count, retry_after_s = self.shares.admit(client.device, [len(data) for _, data in blocks], mono)
+            if not count:
+                return self.refuse(client, BlockRefusal.BUSY, mono=mono, retry_after_s=retry_after_s)
+            del blocks[count:]
+        last_offset, last = blocks[-1]
+        size = sum(len(data) for _, data in blocks)
+        self.account(client, passed, len(blocks), size, last_offset + len(last), mono)
+        return Served(blocks)
+
+    def _verdict(self, client: Client, request: BlockRequest) -> Pass | BlockRefusal:
+        if not self.is_loaded:
+            return BlockRefusal.BUSY
+        passed = client.passes.get(request.artifact)
+        if passed is None:
+            found = _find(client.grants, request.artifact)
+            if found is None:
+                return BlockRefusal.NOT_OPEN
+            passed = self._pass(client, *found)
+            client.passes[request.artifact] = passed
+        match passed.gate.state:
+            case GrantState.PAUSED:
+                return BlockRefusal.PAUSED
+            case GrantState.WITHDRAWN:
+                return BlockRefusal.WITHDRAWN
+        if request.size > self.block_max or request.count > self.window_max:
+            return BlockRefusal.ABOVE_LIMIT
+        return passed
+
+    def _pass(self, client: Client, grant: Grant, digest: bytes) -> Pass:
+        manifest = grant.manifest
+        if digest == manifest.sha256:
+            artifact = self._source.open(manifest)
+        elif digest == manifest.merkle_root:
+            artifact = self._source.open_chunk_list(manifest)
+        else:
+            artifact = Inline(next(data for name, data in grant.inline if name == digest))
+        gate = self._gate(grant.rollout) if grant.state is GrantState.OPEN else Gate(grant.state)
+        activity = next(
+            (known.activity for known in client.passes.values() if known.activity.deployment == grant.deployment),
+            None,
+        ) or Activity(client.device, grant.deployment)
+        return Pass(artifact, artifact.size_bytes, digest == manifest.sha256, gate, activity)
+
+    def refuse(self, client: Client, code: BlockRefusal, *, mono: float, retry_after_s: int | None = None) -> Refused:
+        """A refusal within the device's limit, or a silent one."""
+        if not client.refusals:
+            self._troubled.append(client)
+        client.refusals += 1
+        client.last_refusal = code
+        refused = self._totals.refused
+        refused[code] = refused.get(code, 0) + 1
+        ready = client.refusal_ready_mono
+        if ready > mono + self._refusal_slack_s:
+            self._totals.silent += 1
+            return _SILENT[code]
+        client.refusal_ready_mono = max(ready, mono) + self._refusal_interval_s
+        return Refused(code, _RETRY_AFTER_S[code] if retry_after_s is None else retry_after_s)
+
+    # --- accounting --------------------------------------------------------------------------------------
+
+    def account(self, client: Client, passed: Pass, blocks: int, size: int, end: int, mono: float) -> None:
+        """Blocks of `size` bytes in all were served up to `end`."""
+        ready = client.ready_mono
+        client.ready_mono = (max(mono, ready)) + blocks * self.interval_s
+        activity = passed.activity
+        if not activity.requests:
+            self._active.append(activity)
+        activity.mono = mono
+        activity.requests += 1
+        activity.bytes_sent += size
+        activity.blocks_sent += blocks
+        if passed.is_image and end > activity.high_water_bytes:
+            activity.high_water_bytes = end
+
+    @property
+    def counters(self) -> ServedCounters:
+        """Everything so far."""
+        totals, active = self._totals, self._active
+        return ServedCounters(
+            requests=totals.requests + sum(totals.refused.values()) + sum(seen.requests for seen in active),
+            blocks=totals.blocks + sum(seen.blocks_sent for seen in active),
+            bytes=totals.bytes + sum(seen.bytes_sent for seen in active),
+            refused=dict(totals.refused),
+            silent=totals.silent,
+            damaged=totals.damaged,
+        )
+
+    def drain(self, wall: float, mono: float) -> list[BlockActivity | BlockTrouble]:
+        """What happened since the last call, for the database; a batch every second or so, never per block."""
+        batch: list[BlockActivity | BlockTrouble] = []
+        totals = self._totals
+        for seen in self._active:
+            batch.append(
+                BlockActivity(
+                    device=seen.device,
+                    deployment=seen.deployment,
+                    wall=wall - (mono - seen.mono),
+                    bytes_sent=seen.bytes_sent,
+                    blocks_sent=seen.blocks_sent,
+                    requests=seen.requests,
+                    high_water_bytes=seen.high_water_bytes,
+                )
+            )
+            totals.requests += seen.requests
+            totals.blocks += seen.blocks_sent
+            totals.bytes += seen.bytes_sent
+            seen.requests = seen.blocks_sent = seen.bytes_sent = seen.high_water_bytes = 0
+        self._active.clear()
+        fading, self._fading = self._fading, []
+        for client in fading:
+            if not client.grants and not client.refusals and not client.is_gone:
+                client.is_gone = True
+                del self._clients[client.device]
+        for client in self._troubled:
+            assert client.last_refusal is not None
+            told = BlockTrouble(device=client.device, wall=wall, refusal=client.last_refusal, count=client.refusals)
+            batch.append(told)
+            client.refusals, client.last_refusal = 0, None
+            if not client.grants:
+                self._fading.append(client)
+        self._troubled.clear()
+        return batch
+
+
+def _find(grants: Sequence[Grant], artifact: bytes) -> tuple[Grant, bytes] | None:
+    """The grant and the whole digest that begins with `artifact`; None where there is none or the prefix fits two."""
+    if len(artifact) < MIN_PREFIX_BYTES:
+        return None
+    found: dict[bytes, Grant] = {}
+    for grant in grants:
+        names = (grant.manifest.sha256, grant.manifest.merkle_root, *(digest for digest, _ in grant.inline))
+        found |= {digest: grant for digest in names if digest.startswith(artifact)}
+    if len(found) != 1:
+        return None
+    ((digest, grant),) = found.items()
+    return grant, digest
+
+
+_RETRY_AFTER_S: Final = {
+    BlockRefusal.BUSY: BUSY_RETRY_S,
+    BlockRefusal.PAUSED: PAUSED_RETRY_S,
+    BlockRefusal.NOT_OPEN: NOT_OPEN_RETRY_S,
+    BlockRefusal.WITHDRAWN: NOT_OPEN_RETRY_S,
+    BlockRefusal.PAST_END: 0,
+    BlockRefusal.ABOVE_LIMIT: 0,
+    BlockRefusal.MALFORMED: 0,
+}
+_SILENT: Final = {code: Refused(code, 0, silent=True) for code in BlockRefusal}

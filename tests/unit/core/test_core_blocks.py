@@ -1,0 +1,397 @@
+"""The block server against a naive oracle, and each refusal."""
+
+from dataclasses import replace
+
+import pytest
+from core_world import MemorySource, facts_of, image_of, tree_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ota_bridge.core.blocks import BlockServer, Cold, Refused, Served, wanted_blocks
+from ota_bridge.core.errors import ArtifactCold, ArtifactDamaged, BlockRefusal, StoreError
+from ota_bridge.core.messages import (
+    BlockActivity,
+    BlockRequest,
+    BlockTrouble,
+    Grant,
+    GrantsChanged,
+    GrantState,
+)
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId, Sha256
+
+DEVICE = DeviceId("prod", "d1")
+IMAGE = image_of("1.1.0")
+FACTS = facts_of()
+
+
+def grant(**changes):
+    plain = Grant(
+        deployment=DeploymentId("0123456789ab"), rollout=RolloutId("r-000001"), state=GrantState.OPEN, manifest=FACTS
+    )
+    return replace(plain, **changes)
+
+
+def server(*grants, image=IMAGE, loaded=True, **options):
+    source = MemorySource()
+    source.put(image)
+    made = BlockServer(source, **({"block_max": 16_384, "window_max": 16, "refusals_per_s": 1000} | options))
+    made.is_loaded = loaded
+    made.apply(GrantsChanged(device=DEVICE, grants=grants or (grant(),)))
+    return made, source
+
+
+def ask(made, artifact=None, offset=0, size=1000, count=1, missing=None, device=DEVICE, mono=10.0):
+    request = BlockRequest(
+        artifact=FACTS.sha256[:8] if artifact is None else artifact,
+        offset=offset,
+        size=size,
+        count=count,
+        missing=missing,
+    )
+    return made.answer(made.client(device), request, mono=mono)
+
+
+def blocks_of(answer):
+    assert isinstance(answer, Served), answer
+    return [(offset, bytes(data)) for offset, data in answer.blocks]
+
+
+def code_of(answer):
+    assert isinstance(answer, Refused), answer
+    return answer.code
+
+
+def oracle(data, offset, size, count, missing):
+    """What §5 says, without cleverness: bit j of byte k is block 8k+j, counted from `offset` in units of `size`."""
+    if missing is None:
+        wanted = list(range(count))
+    else:
+        bits = [byte >> j & 1 for byte in missing for j in range(8)]
+        wanted = [index for index, bit in enumerate(bits) if bit][:count]
+    found = [(offset + i * size, data[offset + i * size : offset + i * size + size]) for i in wanted]
+    return [(start, piece) for start, piece in found if start < len(data)]
+
+
+SERVER, _ = server(window_max=64)
+
+
+@given(
+    offset=st.integers(0, 11_000) | st.sampled_from([9_999, 10_000, 2**31, 2**32, 2**63, 2**64 - 1]),
+    size=st.integers(1, 4096) | st.sampled_from([1, 64, 1000, 16_384]),
+    count=st.integers(1, 64),
+    missing=st.none() | st.binary(min_size=1, max_size=24),
+)
+def test_every_legal_request_is_answered_as_the_protocol_says(offset, size, count, missing):
+    expected = oracle(IMAGE, offset, size, count, missing)
+    answer = ask(SERVER, offset=offset, size=size, count=count, missing=missing)
+    if expected:
+        assert expected == blocks_of(answer)
+    else:
+        assert BlockRefusal.PAST_END is code_of(answer)
+
+
+@given(st.binary(min_size=1, max_size=40), st.integers(1, 400))
+def test_the_wanted_blocks_are_at_most_count_in_rising_order(missing, count):
+    request = BlockRequest(artifact=b"x" * 8, offset=0, size=1, count=count, missing=missing)
+    wanted = list(wanted_blocks(request))
+    everything = [index for index in range(len(missing) * 8) if missing[index // 8] >> index % 8 & 1]
+    assert everything[:count] == wanted
+
+
+def test_the_last_block_is_short_and_what_lies_past_the_end_is_left_out():
+    made, _ = server()
+    assert [(9_000, IMAGE[9_000:9_600]), (9_600, IMAGE[9_600:])] == blocks_of(
+        ask(made, offset=9_000, size=600, count=5)
+    )
+
+
+def test_an_answer_is_idempotent():
+    made, _ = server()
+    assert blocks_of(ask(made, offset=7, size=3, count=4)) == blocks_of(ask(made, offset=7, size=3, count=4))
+
+
+def test_the_smallest_and_the_largest_pace_are_both_legal():
+    made, _ = server()
+    small = b"".join(blocks_of(ask(made, offset=offset, size=64))[0][1] for offset in range(0, len(IMAGE), 64))
+    assert IMAGE == small
+    assert IMAGE == blocks_of(ask(made, size=16_384, count=16))[0][1]
+
+
+class Huge:
+    """An image of more than 2^32 bytes that nobody has to hold."""
+
+    size_bytes = 2**32 + 100
+
+    def view(self, offset, length):
+        return memoryview(offset.to_bytes(8, "big") * (length // 8 + 1))[:length]
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("offset", [2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**32 + 99])
+def test_offsets_are_64_bit(offset):
+    made, source = server()
+    source.open = lambda manifest: Huge()
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(),)))
+    start, data = blocks_of(ask(made, offset=offset, size=16))[0]
+    assert (offset, min(16, 2**32 + 100 - offset)) == (start, len(data))
+
+
+def test_an_offset_past_the_end_of_a_huge_image_is_refused():
+    made, source = server()
+    source.open = lambda manifest: Huge()
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(),)))
+    assert BlockRefusal.PAST_END is code_of(ask(made, offset=2**32 + 100))
+
+
+# --- what may be asked for ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [8, 9, 16, 31, 32])
+def test_an_image_is_named_by_8_to_32_bytes_of_its_digest(length):
+    made, _ = server()
+    assert IMAGE[:1000] == blocks_of(ask(made, FACTS.sha256[:length]))[0][1]
+
+
+@pytest.mark.parametrize("length", [0, 1, 7])
+def test_a_shorter_name_is_nobodys(length):
+    made, _ = server()
+    assert BlockRefusal.NOT_OPEN is code_of(ask(made, FACTS.sha256[:length]))
+
+
+def test_a_name_that_goes_on_wrongly_is_nobodys():
+    made, _ = server()
+    assert BlockRefusal.NOT_OPEN is code_of(ask(made, FACTS.sha256[:31] + b"\0"))
+
+
+def test_the_chunk_list_is_named_by_the_root_and_is_no_progress():
+    made, _ = server()
+    assert tree_of(IMAGE, 4096)[1] == blocks_of(ask(made, FACTS.merkle_root[:8]))[0][1]
+    assert [0] == [seen.high_water_bytes for seen in made.drain(5.0, 10.0)]
+
+
+def test_manifest_and_ticket_are_served_from_memory():
+    made, _ = server(grant(inline=((Sha256(b"m" * 32), b"manifest"), (Sha256(b"t" * 32), b"ticket"))))
+    assert [(0, b"manifest")] == blocks_of(ask(made, b"m" * 8))
+    assert [(0, b"tick"), (4, b"et")] == blocks_of(ask(made, b"t" * 8, size=4, count=9))
+
+
+def test_a_name_that_fits_two_artifacts_is_refused_rather_than_guessed():
+    made, _ = server(grant(inline=((Sha256(b"m" * 32), b"one"), (Sha256(b"m" * 31 + b"x"), b"two"))))
+    assert BlockRefusal.NOT_OPEN is code_of(ask(made, b"m" * 8))
+    assert [(0, b"two")] == blocks_of(ask(made, b"m" * 31 + b"x"))
+
+
+def test_a_device_gets_only_what_is_open_for_it():
+    made, _ = server()
+    assert BlockRefusal.NOT_OPEN is code_of(ask(made, device=DeviceId("prod", "d2")))
+
+
+# --- refusals ----------------------------------------------------------------------------------------------------
+
+
+def test_until_the_table_is_loaded_everything_is_busy_and_never_not_open():
+    made, _ = server(loaded=False)
+    assert {BlockRefusal.BUSY} == {
+        code_of(ask(made)), code_of(ask(made, b"nonsense")), code_of(ask(made, device=DeviceId("x", "y")))
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("request_", "grants", "code", "retry_after_s"),
+    [
+        ({"artifact": b"nonsense"}, (), BlockRefusal.NOT_OPEN, 30),
+        ({"offset": 10_000}, (), BlockRefusal.PAST_END, 0),
+        ({"size": 16_385}, (), BlockRefusal.ABOVE_LIMIT, 0),
+        ({"count": 17}, (), BlockRefusal.ABOVE_LIMIT, 0),
+        ({"count": 17, "missing": b"\1"}, (), BlockRefusal.ABOVE_LIMIT, 0),
+        ({}, (grant(state=GrantState.PAUSED),), BlockRefusal.PAUSED, 30),
+        ({}, (grant(state=GrantState.WITHDRAWN),), BlockRefusal.WITHDRAWN, 30),
+        ({"missing": b"\0"}, (), BlockRefusal.PAST_END, 0),
+    ],
+)
+def test_each_refusal_has_its_code_and_says_when_to_come_back(request_, grants, code, retry_after_s):
+    made, _ = server(*grants)
+    assert Refused(code, retry_after_s) == ask(made, **request_)
+    assert 0 == made.counters.blocks
+
+
+@pytest.mark.parametrize("error", [ArtifactDamaged, StoreError])
+def test_a_damaged_or_unreadable_artifact_is_busy_counted_and_heals(error):
+    made, source = server()
+    source.damaged, source.error = True, error
+    assert Refused(BlockRefusal.BUSY, 2) == ask(made)
+    assert 1 == made.counters.damaged
+    source.damaged = False
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+def test_a_missing_artifact_is_busy_until_it_is_there():
+    made, source = server()
+    data = source.images.pop(FACTS.sha256)
+    assert BlockRefusal.BUSY is code_of(ask(made))
+    source.put(data)
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(),)))
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+def test_what_has_to_be_read_first_is_said_and_nothing_is_counted():
+    made, source = server()
+    source.error, source.damaged = ArtifactCold, True
+    answer = ask(made, offset=500, size=1000, count=2)
+    assert isinstance(answer, Cold)
+    assert (500, 1000) == (answer.offset, answer.length)
+    assert (0, {}) == (made.counters.requests, made.counters.refused)
+    assert [] == made.drain(5.0, 10.0)
+
+
+def test_refusals_are_limited_for_each_device_and_silent_above_it():
+    made, _ = server(refusals_per_s=1, refusals_burst=4)
+    asked = [ask(made, b"nonsense", mono=10.0).silent for _ in range(6)]
+    assert [False, False, False, False, True, True] == asked
+    assert not ask(made, b"nonsense", mono=10.0, device=DeviceId("prod", "d2")).silent
+    assert [False, True] == [ask(made, b"nonsense", mono=11.0).silent for _ in range(2)]
+    assert 3 == made.counters.silent
+
+
+def test_silence_does_not_keep_blocks_from_a_device():
+    made, _ = server(refusals_per_s=1, refusals_burst=1)
+    for _ in range(3):
+        ask(made, b"nonsense")
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [(GrantState.PAUSED, BlockRefusal.PAUSED), (GrantState.WITHDRAWN, BlockRefusal.WITHDRAWN)]
+)
+def test_a_whole_rollout_is_held_before_its_commit_and_let_go(state, code):
+    made, _ = server()
+    made.hold(RolloutId("r-000001"), state)
+    assert code is code_of(ask(made))
+    made.hold(RolloutId("r-000001"), None)
+    made.hold(RolloutId("r-000001"), None)
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+def test_another_rollout_is_not_held():
+    made, _ = server()
+    made.hold(RolloutId("r-other"), GrantState.PAUSED)
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+# --- the table and the counts ------------------------------------------------------------------------------------
+
+
+def test_a_change_replaces_what_was_there_and_closes_it():
+    made, source = server()
+    assert 0 == source.open_now, "nothing is opened before it is asked for"
+    ask(made)
+    ask(made, FACTS.merkle_root)
+    assert 2 == source.open_now
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(),)))
+    assert 0 == source.open_now
+    ask(made)
+    assert 1 == source.open_now
+    made.apply(GrantsChanged(device=DEVICE, grants=()))
+    assert 0 == source.open_now
+    assert BlockRefusal.NOT_OPEN is code_of(ask(made))
+
+
+def test_two_grants_of_one_image_leave_nothing_open_behind():
+    made, source = server(grant(), grant(deployment=DeploymentId("ba9876543210")))
+    ask(made)
+    made.apply(GrantsChanged(device=DEVICE, grants=()))
+    assert 0 == source.open_now
+
+
+def test_what_was_served_is_drained_once_in_one_batch():
+    made, _ = server()
+    ask(made, offset=0, size=1000, count=2)
+    ask(made, offset=5000, size=500)
+    ask(made, b"nonsense")
+    expected = [
+        BlockActivity(
+            device=DEVICE,
+            deployment=DeploymentId("0123456789ab"),
+            wall=5.0,
+            bytes_sent=2500,
+            blocks_sent=3,
+            requests=2,
+            high_water_bytes=5500,
+        ),
+        BlockTrouble(device=DEVICE, wall=6.0, refusal=BlockRefusal.NOT_OPEN, count=1),
+    ]
+    assert expected == made.drain(6.0, 11.0)
+    assert [] == made.drain(7.0, 12.0)
+    assert (3, 3, 2500) == (made.counters.requests, made.counters.blocks, made.counters.bytes)
+
+
+def test_strangers_are_forgotten_once_they_were_told_of():
+    made, _ = server()
+    for number in range(100):
+        ask(made, device=DeviceId("prod", f"s{number}"))
+    assert 100 == len(made.drain(5.0, 10.0))
+    made.drain(6.0, 10.0)
+    assert {DEVICE} == set(made._clients)
+
+
+def test_a_device_is_known_again_after_it_was_forgotten():
+    made, _ = server()
+    before = made.client(DeviceId("prod", "s1"))
+    ask(made, device=before.device)
+    made.drain(5.0, 10.0)
+    made.drain(6.0, 11.0)
+    assert before.is_gone
+    assert made.client(before.device) is not before
+
+
+# --- fleet-wide caps ---------------------------------------------------------------------------------------------
+
+
+def test_a_cap_that_is_reached_is_busy_with_a_time_to_come_back():
+    made, _ = server()
+    made.set_limits(Limits(blocks_per_s=4), 0.0)
+    assert 4 == len(blocks_of(ask(made, size=10, count=4)))
+    refused = ask(made, size=10, count=2)
+    assert BlockRefusal.BUSY is code_of(refused)
+    assert 1 == refused.retry_after_s
+    assert 4 == made.counters.blocks
+    assert 2 == len(blocks_of(ask(made, size=10, count=2, mono=11.2)))
+
+
+def test_a_request_for_more_than_a_whole_share_gets_the_share():
+    made, _ = server()
+    made.set_limits(Limits(blocks_per_s=4), 0.0)
+    assert [0, 10, 20, 30] == [offset for offset, _ in blocks_of(ask(made, size=10, count=16))]
+
+
+def test_downloads_that_were_under_way_before_a_restart_keep_their_slots():
+    made, _ = server(loaded=False)
+    made.set_limits(Limits(downloads=1), 100.0)
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(fetched_wall=995.0),)), wall=1000.0, mono=100.0)
+    other = DeviceId("prod", "d2")
+    made.apply(GrantsChanged(device=other, grants=(grant(),)), wall=1000.0, mono=100.0)
+    made.is_loaded = True
+    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=102.0))
+    assert IMAGE[:1000] == blocks_of(ask(made, mono=102.0))[0][1]
+
+
+def test_a_slot_is_free_once_its_device_has_nothing_more_to_fetch():
+    made, _ = server()
+    made.set_limits(Limits(downloads=1), 0.0)
+    other = DeviceId("prod", "d2")
+    made.apply(GrantsChanged(device=other, grants=(grant(),)))
+    ask(made, mono=10.0)
+    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=10.5))
+    made.apply(GrantsChanged(device=DEVICE, grants=()))
+    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=10.9))
+    assert IMAGE[:1000] == blocks_of(ask(made, device=other, mono=11.2))[0][1]
+
+
+def test_lifting_the_caps_serves_at_once():
+    made, _ = server()
+    made.set_limits(Limits(blocks_per_s=1), 10.0)
+    assert BlockRefusal.BUSY is code_of(ask(made))
+    made.set_limits(Limits(), 10.0)
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
