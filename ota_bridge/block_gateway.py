@@ -53,7 +53,7 @@ class BlockGateway:
         mono: Callable[[], float] = time.monotonic,
         fast: bool = True,
     ) -> None:
-        """`read` None reads on the spot, `send` takes what is answered later; `fast` False leaves every request to the general lane."""
+        """`read` None reads on the spot, `send` takes what is answered later; without `fast` there is but one lane."""
         self.server = server
         self.send = send
         self.strangers = 0

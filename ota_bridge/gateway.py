@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ota_bridge import __version__
 from ota_bridge.block_gateway import BlockGateway
-from ota_bridge.core.bridge import MAX_TICK, Bridge
+from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
 from ota_bridge.core.messages import (
     CancelUpdate,
@@ -43,10 +43,12 @@ from ota_bridge.core.messages import (
 )
 from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.outlet import Outlet
 from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
 from ota_bridge.wire import MqttMessage
 
@@ -60,15 +62,29 @@ CLOCK_STEP_S: Final = 30.0
 WAITING_MAX: Final = 10_000
 """What may wait for the store: above it the block plane's counts are dropped. The broker bounds the reports, for it
 delivers only so many that are not acknowledged."""
+WORK_S: Final = 0.002
+"""How long one slice of what concerns the whole fleet may hold the store, and what it costs the block plane at most."""
+REST_S: Final = 0.004
+"""Between two slices: reports and blocks have the processor to themselves."""
+BACKLOG_MAX: Final = 1000
+"""Messages that wait on the control link: above it no slice begins, or acknowledgements would wait behind offers."""
+ANSWER_S: Final = 0.5
+"""An operator's answer waits this long for the planner, so that small fleets are counted in it."""
 SUBSCRIBER_QUEUE: Final = 1000
 """Events a slow local subscriber may lag behind; then the oldest are dropped."""
 
 _log = logging.getLogger(__name__)
 
 
+def _soon(run: Callable[[], None]) -> object:
+    return asyncio.get_running_loop().call_soon(run)
+
+
 class Publisher(Protocol):
     """What the gateway needs of the control link."""
 
+    @property
+    def queued(self) -> int: ...
     def publish(self, message: MqttMessage) -> bool: ...
     def ack(self, token: AckToken) -> None: ...
 
@@ -108,15 +124,22 @@ class Gateway:
     link: Publisher | None = None
     wall: Callable[[], float] = time.time
     mono: Callable[[], float] = time.monotonic
+    soon: Callable[[Callable[[], None]], object] = _soon
     counters: GatewayCounters = field(default_factory=GatewayCounters)
     _planes: _Planes = field(default_factory=_Planes)
     _rollouts: dict[RolloutId, None] = field(default_factory=dict)
     _subscribers: set["_Subscriber"] = field(default_factory=set)
     _waiting: deque[tuple[Uplink, AckToken | None, str]] = field(default_factory=deque)
     _clock_offset_s: float | None = None
-    _ticking: bool = False
+    _is_working: bool = False
+    _is_wanted_again: bool = False
+    _done: asyncio.Event = field(default_factory=asyncio.Event)
     _damaged_told: int = 0
     _all_rollouts: bool = False
+    _outlet: Outlet = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._outlet = Outlet(self._let_out, mono=self.mono, soon=self.soon)
 
     def now(self) -> Now:
         """Both clocks."""
@@ -157,8 +180,7 @@ class Gateway:
             match outcome:
                 case Committed(outputs):
                     self.counters.committed += 1
-                    self.release(outputs)
-                    self._ack(token)
+                    self._outlet.put(outputs, lambda: self._ack(token))
                 case Failed(StoreError() as error):
                     self._retry_later(uplink, token, origin, error)
                 case Failed(error):
@@ -194,23 +216,21 @@ class Gateway:
 
     # --- out ---------------------------------------------------------------------------------------------
 
-    def release(self, outputs: list[Output]) -> None:
-        """Let out what a committed unit of work produced, in order."""
-        for output in outputs:
-            match output:
-                case GrantsChanged():
-                    self.blocks.server.apply(output)
-                case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
-                    message = self.dialect.encode(output)
-                    if message is not None:
-                        self._publish(message)
-                case Event():
-                    self._publish(self.dialect.event(output))
-                    self._tell_subscribers(output)
-                case RolloutChanged():
-                    self._rollouts[output.rollout] = None
-                case _ as unreachable:
-                    assert_never(unreachable)
+    def _let_out(self, output: Output) -> None:
+        match output:
+            case GrantsChanged():
+                self.blocks.server.apply(output)
+            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
+                message = self.dialect.encode(output)
+                if message is not None:
+                    self._publish(message)
+            case Event():
+                self._publish(self.dialect.event(output))
+                self._tell_subscribers(output)
+            case RolloutChanged():
+                self._rollouts[output.rollout] = None
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def _publish(self, message: MqttMessage) -> None:
         if self.link is None or not self.link.publish(message):
@@ -245,7 +265,23 @@ class Gateway:
         _log.info("%s: %s %s", actor, name, dict(args) if len(args) < 8 else "…")  # noqa: PLR2004 - a log line's width
         with contextlib.ExitStack() as held:
             await self._hold(name, args, held)
-            return await self.commit(work)
+            result = await self.commit(work)
+        if isinstance(result, dict) and result.get("planning"):
+            return {**result, **await self._planned(RolloutId(result["id"]))}
+        return result
+
+    async def _planned(self, rollout: RolloutId) -> dict[str, Any]:
+        """Plan; how far the rollout has come once all its devices were looked at, or after a moment."""
+        self._done.clear()
+        self._work()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._done.wait(), ANSWER_S)
+
+        def view(unit: UnitOfWork) -> dict[str, Any]:
+            found = unit.rollouts.get(rollout)
+            return rollout_view(found, unit.deployments.counts(rollout)) if found is not None else {}
+
+        return await asyncio.to_thread(self.store.read, view)
 
     async def commit(self, work: Callable[[UnitOfWork], tuple[T, list[Output]]]) -> T:
         """Run `work` as a unit of work, release its outputs after the commit, return its result."""
@@ -254,9 +290,7 @@ class Gateway:
         def on_done(outcome: Outcome[tuple[T, list[Output]]]) -> None:
             match outcome:
                 case Committed((result, outputs)):
-                    self.release(outputs)
-                    if not done.done():
-                        done.set_result(result)
+                    self._outlet.put(outputs, lambda: None if done.done() else done.set_result(result))
                 case Failed(error):
                     if not done.done():
                         done.set_exception(error)
@@ -303,8 +337,7 @@ class Gateway:
         self._mind_damage()
         for activity in self.blocks.server.drain(self.wall(), self.mono()):
             self._submit(activity, None, "block plane")
-        if not self._ticking:
-            self._tick()
+        self._work()
         await self._publish_summaries()
 
     def _mind_damage(self) -> None:
@@ -315,30 +348,52 @@ class Gateway:
                 "an artifact on disk is not what it was signed as: its devices wait; add the release's file again"
             )
 
-    def _tick(self) -> None:
-        def work(unit: UnitOfWork) -> tuple[int, list[Output]]:
-            due = self.bridge.next_deadline(unit)
-            now = self.now()
-            if due is None or due > now.wall:
-                return 0, []
-            outputs = self.bridge.tick(unit, now)
-            return len(outputs), outputs
+    def _work(self) -> None:
+        """A slice of what is due and of what is to be planned; the next one follows once its outputs are out."""
+        if self._is_working:
+            self._is_wanted_again = True
+            return
 
-        def on_done(outcome: Outcome[tuple[int, list[Output]]]) -> None:
-            self._ticking = False
+        def on_done(outcome: Outcome[Slice]) -> None:
             match outcome:
-                case Committed((count, outputs)):
-                    self.release(outputs)
-                    if count >= MAX_TICK:
-                        self._tick()
+                case Committed(done):
+                    self._outlet.put(done.outputs, lambda: self._rest(more=done.more))
                 case Failed(error):
+                    self._is_working = False
                     _log.error("what is due could not be done, trying again: %s", error, exc_info=error)
 
-        self._ticking = True
+        self._is_working, self._is_wanted_again = True, False
         try:
-            self.store.submit(work, on_done)
+            self.store.submit(self._slice, on_done)
         except StoreError:
-            self._ticking = False
+            self._is_working = False
+
+    def _slice(self, unit: UnitOfWork) -> Slice:
+        now = self.now()
+
+        def go_on() -> bool:
+            return self.mono() - now.mono < WORK_S
+
+        due = self.bridge.next_deadline(unit)
+        ticked = Slice([], more=False) if due is None or due > now.wall else self.bridge.tick(unit, now, go_on)
+        if ticked.more:
+            return ticked
+        planned = self.bridge.plan(unit, now, go_on)
+        return Slice(ticked.outputs + planned.outputs, more=planned.more)
+
+    def _rest(self, *, more: bool) -> None:
+        if more or self._is_wanted_again:
+            asyncio.get_running_loop().call_later(REST_S, self._go_on)
+            return
+        self._is_working = False
+        self._done.set()
+
+    def _go_on(self) -> None:
+        if self.link is not None and self.link.queued > BACKLOG_MAX:
+            asyncio.get_running_loop().call_later(REST_S, self._go_on)
+            return
+        self._is_working = False
+        self._work()
 
     def _follow_clock(self) -> None:
         offset_s = self.wall() - self.mono()

@@ -284,7 +284,7 @@ class World:
         return list(self.commit(lambda unit: self.bridge.receive(unit, uplink, self.now)))
 
     def tick(self) -> list[Output]:
-        return list(self.commit(lambda unit: self.bridge.tick(unit, self.now)))
+        return list(self.commit(lambda unit: self.bridge.tick(unit, self.now).outputs))
 
     def passes(self, seconds: float) -> list[Output]:
         """Time goes by, and everything that falls due on the way is done when it is due."""
@@ -306,7 +306,23 @@ class World:
     def do(self, name: str, /, **args: Any) -> Any:
         """One operation by an operator called ann."""
         work = lambda unit: perform(unit, self.bridge, name, args, actor="ann", now=self.now)  # noqa: E731
-        return self.commit(work)[0]
+        result = self.commit(work)[0]
+        if not isinstance(result, dict) or not result.get("planning"):
+            return result
+        said, planned = self.last, self.plan()
+        shown = self.do("rollout.status", rollout=result["id"])
+        self.last = [*said, *planned]
+        return {**result, **{name: shown[name] for name in result}}
+
+    def plan(self) -> list[Output]:
+        """All slices of planning that are left, one unit of work each."""
+        outputs: list[Output] = []
+        more = True
+        while more:
+            done = self.commit(lambda unit: (None, self.bridge.plan(unit, self.now).outputs))
+            outputs += done[1]
+            more = any(rollout.is_planning for rollout in self.read(lambda unit: unit.rollouts.all()))
+        return outputs
 
     def read(self, work: Any) -> Any:
         return self.store.read(work)

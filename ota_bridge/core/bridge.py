@@ -36,11 +36,12 @@ from ota_bridge.core.messages import (
 )
 from ota_bridge.core.ports import ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, sweep
 from ota_bridge.core.updates import Rules, Updates
 from ota_bridge.core.values import DeploymentId, DeviceId, Now
 
-MAX_TICK: Final = 200
-"""How many deployments one tick looks at, so that reports never wait long behind it."""
+SLICE_MAX: Final = 200
+"""How many devices or deployments one slice of work looks at, whatever its time: reports never wait long behind it."""
 
 PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
     ReportState.DOWNLOADING: DeploymentEvent.DOWNLOADING,
@@ -96,15 +97,27 @@ class Bridge:
                 assert_never(unreachable)
         return updates.outputs
 
-    def tick(self, unit: UnitOfWork, now: Now) -> list[Output]:
-        """Do what has become due by `now`."""
+    def tick(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
+        """Do what has become due by `now`, for as long as `go_on` says so."""
         updates = self.updates(unit, now)
-        for due in unit.deployments.due(now.wall, limit=MAX_TICK):
-            deployment = unit.deployments.get(due.id)  # an earlier one of the same device may have moved it
-            if deployment is not None and deployment.is_open:
-                updates.look(deployment)
-                self._after(updates, deployment.device, deployment.id)
-        return updates.outputs
+        seen: set[DeploymentId] = set()
+        while page := unit.deployments.due(now.wall, limit=PAGE):
+            for due in page:
+                if due.id in seen:  # it stays due: not before the next beat
+                    return Slice(updates.outputs, more=False)
+                seen.add(due.id)
+                deployment = unit.deployments.get(due.id)  # an earlier one of the same device may have moved it
+                if deployment is not None and deployment.is_open:
+                    updates.look(deployment)
+                    self._after(updates, deployment.device, deployment.id)
+                if len(seen) >= SLICE_MAX or not go_on():
+                    return Slice(updates.outputs, more=True)
+        return Slice(updates.outputs, more=False)
+
+    def plan(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
+        """Look at further devices of a rollout that was started, widened or resumed, for as long as `go_on` says so."""
+        updates = self.updates(unit, now)
+        return Slice(updates.outputs, more=sweep(updates, go_on))
 
     def next_deadline(self, unit: UnitOfWork) -> float | None:
         """The wall time at which `tick` is wanted next."""
@@ -309,7 +322,7 @@ class Bridge:
         self, updates: Updates, device: Device, key: ReportKey | None, kind: str, report: CheckIn | Progress
     ) -> tuple[bool, bool]:
         """Keep a report. Returns (is it new, may it move anything). A repeat is acknowledged again, no more."""
-        unit, moves = updates.unit, True
+        unit, moves, seen = updates.unit, True, None
         is_check_in = isinstance(report, CheckIn)
         if key is not None:
             seen = unit.reports.seen(device.id, key.boot, key.seq)
@@ -324,7 +337,7 @@ class Bridge:
                 unit.devices.put(replace(device, trouble=trouble))
                 updates.tell(device.id, "clash", type=kind, boot=key.boot, seq=key.seq)
                 moves = is_check_in  # a counter that started again: the nonce made it another check-in
-        if key is None or unit.reports.seen(device.id, key.boot, key.seq) is None:
+        if key is None or seen is None:
             unit.reports.add(
                 StoredReport(device=device.id, key=key, kind=kind, wall=updates.now.wall, body=report.body)
             )

@@ -419,16 +419,14 @@ def rollout_start(context: Context, release: str, devices: list[str] | None = No
         created_by=context.actor,
         changed_wall=context.now.wall,
         changed_by=context.actor,
+        sweep="",
     )
+    return _planned_from_here(context, rollout)
+
+
+def _planned_from_here(context: Context, rollout: Rollout) -> Json:
+    """Store a rollout whose devices are to be looked at: `bridge.plan` does that in slices, from the next one on."""
     context.unit.rollouts.put(rollout)
-    return _sweep(context, rollout)
-
-
-def _sweep(context: Context, rollout: Rollout) -> Json:
-    """Plan every device that a rollout may mean."""
-    for device in _all_devices(context.unit, rollout.product, DeviceState.ACTIVE):
-        if rollout.target.holds(device.id, rollout.release):
-            context.updates.reconcile(device)
     context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
     return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
 
@@ -470,8 +468,7 @@ def _deployments_of(unit: UnitOfWork, rollout: Rollout, *, open_only: bool = Fal
 def rollout_percent(context: Context, rollout: str, percent: int) -> Json:
     """Widen a rollout to a larger share of the fleet."""
     widened = _rollout(context, rollout).widened(percent, context.now.wall, context.actor)
-    context.unit.rollouts.put(widened)
-    return _sweep(context, widened)
+    return _planned_from_here(context, widened)
 
 
 @_operation("rollout.pause", writes=True)
@@ -500,8 +497,6 @@ def _revise(context: Context, rollout: Rollout) -> Json:
         device = context.unit.devices.get(deployment.device)
         if running and device is not None and device.proto > 0 and deployment.state in OPEN:
             context.updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
-    if running:
-        return _sweep(context, rollout)
     context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
     return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
 

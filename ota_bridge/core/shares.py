@@ -79,7 +79,7 @@ class FairShares:
         self._ended: dict[object, float] = {}
         self._slots_from_mono = mono + WINDOW_S if before is None or not before.limits.downloads else mono
         if before is not None:
-            self._leases, self._ended = before._leases, before._ended
+            self._leases, self._ended = before._leases, before._ended  # noqa: SLF001 - one class
         while limits.downloads and len(self._leases) > limits.downloads:
             self._leases.popitem()
 

@@ -112,7 +112,7 @@ class Updates:
                 after=moved.state,
                 cause=cause,
             )
-            self._rollout_changed(moved.rollout)
+            self.rollout_changed(moved.rollout)
         # What is being canceled is granted too, as withdrawn, where its release is.
         if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING:
             self.grant(moved.device)
@@ -131,7 +131,8 @@ class Updates:
         rollout = self.unit.rollouts.get(deployment.rollout)
         return rollout is not None and rollout.state is RolloutState.PAUSED
 
-    def _rollout_changed(self, rollout: RolloutId | None) -> None:
+    def rollout_changed(self, rollout: RolloutId | None) -> None:
+        """Its summary is to be published again."""
         if rollout is not None:
             changed = RolloutChanged(rollout=rollout)
             if changed not in self.outputs:
@@ -192,7 +193,8 @@ class Updates:
         product = device.id.product
         rollouts = self.unit.rollouts.all(product=product)
         releases: dict[ReleaseId, Release] = {}
-        for name in {rollout.release for rollout in rollouts} | {held.release for held in device.assigned.values()}:
+        running = {rollout.release for rollout in rollouts if rollout.state is RolloutState.RUNNING}
+        for name in running | {held.release for held in device.assigned.values()}:
             release = self.unit.releases.get(name)
             if release is not None:
                 releases[name] = release
@@ -218,6 +220,8 @@ class Updates:
     def _past(self, device_id: DeviceId) -> list[Deployment]:
         """The device's deployments, newest first: the latest, and whatever older one is still open."""
         recent = list(self.unit.deployments.recent_of(device_id, limit=PAST_MAX))
+        if len(recent) < PAST_MAX:
+            return recent
         known = {deployment.id for deployment in recent}
         return recent + [open_ for open_ in self.unit.deployments.open_of(device_id) if open_.id not in known]
 
@@ -268,7 +272,7 @@ class Updates:
             after=State.QUEUED,
             cause=f"assigned {step.release.id}",
         )
-        self._rollout_changed(deployment.rollout)
+        self.rollout_changed(deployment.rollout)
         self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
 

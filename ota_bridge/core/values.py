@@ -111,7 +111,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Fleet-wide caps on what is served, each 0 for none: blocks and bytes of them per second, simultaneous downloads."""
+    """Fleet-wide caps, each 0 for none: blocks and bytes of them served per second, simultaneous downloads."""
 
     blocks_per_s: int = 0
     bytes_per_s: int = 0

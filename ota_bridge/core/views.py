@@ -135,7 +135,7 @@ def release_view(release: Release) -> Json:
 
 
 def rollout_view(rollout: Rollout, counts: Mapping[State, int]) -> Json:
-    """A rollout and its counts. `complete`: it has devices and none of them is still on the way."""
+    """A rollout and its counts. `complete`: it has devices, all were planned, and none is still on the way."""
     total = sum(counts.values())
     still_open = sum(number for state, number in counts.items() if state in OPEN)
     return {
@@ -151,5 +151,6 @@ def rollout_view(rollout: Rollout, counts: Mapping[State, int]) -> Json:
         "total": total,
         "confirmed": counts.get(State.CONFIRMED, 0),
         "open": still_open,
-        "complete": total > 0 and still_open == 0,
+        "planning": rollout.is_planning,
+        "complete": total > 0 and still_open == 0 and not rollout.is_planning,
     }

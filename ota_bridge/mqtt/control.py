@@ -105,6 +105,11 @@ class ControlLink:
         """Whether the broker has accepted us and granted every subscription."""
         return self._up.is_set()
 
+    @property
+    def queued(self) -> int:
+        """Messages that wait, or were sent and have no PUBACK yet."""
+        return 0 if self._connection is None else self._connection.queued
+
     async def wait_connected(self) -> None:
         """Return when `connected` is true."""
         await self._up.wait()

@@ -20,13 +20,15 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 from paho.mqtt.reasoncodes import ReasonCode
 
 from ota_bridge.core.errors import BrokerError, ConfigError
+from ota_bridge.mqtt.control_buffers import BufferedClient
 from ota_bridge.mqtt.tls import tls_context
 from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
 _logger = logging.getLogger("ota_bridge.mqtt.control")
 
-_WINDOW = 200  # paho reads as many packets at a go as it has messages in flight: more would starve the loop
-_TLS_READS = 64  # packets taken from one TLS wake-up before the loop gets its turn
+_WINDOW = 200  # messages in paho's hands
+_HAND_OVER_MAX = 32  # of them at a go: the loop has other turns to take
+_READ_S = 0.001  # how long one wake-up is read for before the loop gets its turn
 _HANDSHAKE_S = 10.0  # CONNACK and SUBACK
 _PUBACK_WAIT_S = 30.0  # then the connection is given up: TCP notices a dead peer only after many minutes
 _FLUSH_S = 0.5
@@ -61,6 +63,7 @@ class ControlConnection:
         self._waiting: deque[MqttMessage] = deque()
         self._in_flight: deque[tuple[MQTTMessageInfo, float]] = deque()
         self._fd = -1
+        self._is_pumping = False
         self._timer: asyncio.TimerHandle | None = None
         self._client = self._new_client()
 
@@ -115,9 +118,9 @@ class ControlConnection:
 
     # --- opening ---
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> BufferedClient:
         options = self._options
-        client = Client(
+        client = BufferedClient(
             CallbackAPIVersion.VERSION2,
             options.client_id,
             clean_session=False,
@@ -222,12 +225,10 @@ class ControlConnection:
             self._pump()
 
     def _read(self) -> None:
-        for _ in range(_TLS_READS):
-            self._client.loop_read()
-            sock = self._client.socket()
-            if not isinstance(sock, ssl.SSLSocket) or not sock.pending():
-                return
-        self._loop.call_soon(self._read_on)
+        more = self._client.loop_read_for(_READ_S)
+        sock = self._client.socket()
+        if more or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            self._loop.call_soon(self._read_on)  # the loop sees only what is still in the socket
 
     def _read_on(self) -> None:
         if self._fd >= 0:
@@ -235,10 +236,16 @@ class ControlConnection:
 
     def _pump(self) -> None:
         """Hand waiting messages to paho while fewer than a window of them are in its hands."""
-        in_flight, waiting = self._in_flight, self._waiting
+        in_flight, waiting, left = self._in_flight, self._waiting, _HAND_OVER_MAX
         while in_flight and in_flight[0][0].is_published():
             in_flight.popleft()
         while waiting and len(in_flight) < _WINDOW and self.accepted:
+            left -= 1
+            if left < 0:
+                if not self._is_pumping:
+                    self._is_pumping = True
+                    self._loop.call_soon(self._pump_on)
+                return
             message = waiting.popleft()
             try:
                 info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
@@ -249,6 +256,10 @@ class ControlConnection:
                 self._fail(f"the connection to {self._options.address} was lost")
                 return
             in_flight.append((info, self._loop.time()))
+
+    def _pump_on(self) -> None:
+        self._is_pumping = False
+        self._pump()
 
     def _unsent(self) -> bool:
         self._pump()

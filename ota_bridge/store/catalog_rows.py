@@ -1,7 +1,11 @@
-"""Releases and rollouts to rows of `schema` and back; the rules are those of `rows`."""
+"""Releases and rollouts to rows of `schema` and back; the rules are those of `rows`.
+
+What was read once is kept and given out again for the same row: every device of a release shares one manifest.
+"""
 
 from base64 import b64decode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
@@ -14,6 +18,8 @@ from ota_bridge.store.rows import Row, b64, decode, encode
 
 RELEASE_COLUMNS: Final = ("id", "product", "version", "hardware", "state", "created_wall", "created_by")
 PART_COLUMNS: Final = ("release", "position", "component", "envelope", "facts", "md5", "file_name")
+
+_KEPT: Final = 512
 
 _FACT_BYTES: Final = (
     "vendor",
@@ -73,7 +79,13 @@ def part_row(release: ReleaseId, position: int, part: ReleasePart) -> Row:
 
 def part_from(row: Row) -> ReleasePart:
     """The reverse of `part_row`."""
-    return ReleasePart(component=row[2], envelope=row[3], manifest=_facts_from(row[4]), md5=row[5], file_name=row[6])
+    return _part(*row[2:7])
+
+
+@lru_cache(maxsize=_KEPT)
+def _part(component: str, envelope: bytes, facts: str, md5: str, file_name: str) -> ReleasePart:
+    manifest = _facts_from(facts)
+    return ReleasePart(component=component, envelope=envelope, manifest=manifest, md5=md5, file_name=file_name)
 
 
 def _facts_text(facts: ManifestFacts) -> str:
@@ -115,7 +127,7 @@ def rollout_row(rollout: Rollout) -> Row:
         rollout.release,
         rollout.product,
         rollout.target.percent,
-        encode([str(device) for device in rollout.target.devices]),
+        _target_text(rollout),
         rollout.state.value,
         rollout.created_wall,
         rollout.created_by,
@@ -126,14 +138,31 @@ def rollout_row(rollout: Rollout) -> Row:
 
 def rollout_from(row: Row) -> Rollout:
     """The reverse of `rollout_row`."""
+    target, sweep = _target(row[3], row[4])
     return Rollout(
         id=RolloutId(row[0]),
         release=ReleaseId(row[1]),
         product=row[2],
-        target=Target(percent=row[3], devices=tuple(DeviceId.parse(text) for text in decode(row[4]))),
+        target=target,
         state=RolloutState(row[5]),
         created_wall=row[6],
         created_by=row[7],
         changed_wall=row[8],
         changed_by=row[9],
+        sweep=sweep,
     )
+
+
+def _target_text(rollout: Rollout) -> str:
+    """The named devices; while they are being planned an object that says beside them how far that has come."""
+    named = [str(device) for device in rollout.target.devices]
+    return encode(named if rollout.sweep is None else {"named": named, "sweep": rollout.sweep})
+
+
+@lru_cache(maxsize=_KEPT)
+def _target(percent: int, text: str) -> tuple[Target, str | None]:
+    found = decode(text)
+    sweep: str | None = None
+    if isinstance(found, dict):
+        found, sweep = found["named"], found["sweep"]
+    return Target(percent=percent, devices=tuple(DeviceId.parse(name) for name in found)), sweep

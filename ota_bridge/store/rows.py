@@ -189,10 +189,15 @@ def deployment_row(one: Deployment) -> Row:
     return (
         *(one.id, one.device.product, one.device.name, one.component, one.release, one.rollout, one.attempt),
         *(one.state.value, one.is_open, one.cause, one.created_wall, one.changed_wall, one.size_bytes),
-        *(one.old_version, one.latest, one.due_wall, one.offered_wall, one.offers, one.retry_wall),
+        *(one.old_version, one.latest, one.due_wall, one.offered_wall, _offers_row(one), one.retry_wall),
         *(to_signed(one.boot), one.claimed_wall, one.stalled, one.last_block_wall, one.high_water_bytes),
         *(one.bytes_sent, one.blocks_sent, one.requests, one.percent, one.result_code),
     )
+
+
+def _offers_row(one: Deployment) -> int:
+    """How many notices went out; the complement, which is below zero, once the second of a pair has."""
+    return ~one.offers if one.resent else one.offers
 
 
 def deployment_from(row: Row) -> Deployment:
@@ -213,7 +218,8 @@ def deployment_from(row: Row) -> Deployment:
         latest=row[14] == 1,
         due_wall=row[15],
         offered_wall=row[16],
-        offers=row[17],
+        offers=row[17] if row[17] >= 0 else ~row[17],
+        resent=row[17] < 0,
         retry_wall=row[18],
         boot=from_signed(row[19]),
         claimed_wall=row[20],

@@ -156,6 +156,7 @@ class SqliteStore:
 
     def _begin(self) -> None:
         if self._db.conn.in_transaction:  # a rollback failed earlier
+            self._unit.forget()
             self._db.execute("ROLLBACK")
         self._db.execute("BEGIN IMMEDIATE")
 
@@ -167,6 +168,7 @@ class SqliteStore:
         except Exception as error:
             if not self._db.conn.in_transaction:  # some errors, such as a full disk, end the whole transaction
                 raise _GroupLost(str(error)) from error
+            self._unit.forget()
             self._db.execute("ROLLBACK TO work")
             self._db.execute("RELEASE work")
             if isinstance(error, sqlite3.Error):
@@ -186,6 +188,7 @@ class SqliteStore:
         """Nothing of the group was committed: roll back and say so to each of it."""
         cause = error.__cause__ if isinstance(error, _GroupLost) else error
         told = as_store_error(cause, self._path) if isinstance(cause, sqlite3.Error) else StoreError(str(error))
+        self._unit.forget()
         try:
             self._db.rollback()
         except sqlite3.Error:

@@ -4,7 +4,7 @@ All SQL goes through `Database.execute`, which commits by itself only where no t
 connection opens one around every unit of work.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ def _where(conditions: Sequence[str]) -> str:
 
 
 class ReleaseTable:
-    """`Releases`: the release and its parts in two tables."""
+    """`Releases`: the release and its parts in two tables. What was read is kept: every report asks for a few again."""
 
     _PUT: Final = _upsert("releases", catalog_rows.RELEASE_COLUMNS, ("id",))
     _PUT_PART: Final = _upsert("release_parts", catalog_rows.PART_COLUMNS, ("release", "component"))
@@ -50,12 +50,23 @@ class ReleaseTable:
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
+        self._kept: dict[ReleaseId, Release] = {}
 
     def get(self, release: ReleaseId) -> Release | None:
-        row = self._execute(self._GET, (release,)).fetchone()
-        return None if row is None else self._whole(row)
+        found = self._kept.get(release)
+        if found is None:
+            row = self._execute(self._GET, (release,)).fetchone()
+            if row is None:
+                return None
+            found = self._kept[release] = self._whole(row)
+        return found
+
+    def forget(self) -> None:
+        """Read again: what was kept may have been rolled back."""
+        self._kept.clear()
 
     def put(self, release: Release) -> None:
+        self.forget()
         self._execute(self._PUT, catalog_rows.release_row(release))
         self._execute("DELETE FROM release_parts WHERE release = ?", (release.id,))
         for position, part in enumerate(release.parts.values()):
@@ -104,6 +115,10 @@ class DeviceTable:
         if product is not None:
             conditions.append("product = ?")
             values.append(product)
+        if after is not None and product == after.product:
+            conditions.append("name > ?")  # a pair would be looked for from the product's first device on
+            values.append(after.name)
+            after = None
         if state is not None:
             conditions.append("state = ?")
             values.append(state.value)
@@ -203,7 +218,7 @@ class DeploymentTable:
 
 
 class RolloutTable:
-    """`Rollouts`."""
+    """`Rollouts`. What was read is kept, as releases are."""
 
     _PUT: Final = _upsert("rollouts", catalog_rows.ROLLOUT_COLUMNS, ("id",))
     _SELECT: Final = _select("rollouts", catalog_rows.ROLLOUT_COLUMNS)
@@ -214,17 +229,33 @@ class RolloutTable:
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
+        self._kept: dict[RolloutId, Rollout] = {}
+        self._lists: dict[tuple[RolloutState | None, str | None], tuple[Rollout, ...]] = {}
 
     def get(self, rollout: RolloutId) -> Rollout | None:
-        row = self._execute(self._GET, (rollout,)).fetchone()
-        return None if row is None else catalog_rows.rollout_from(row)
+        found = self._kept.get(rollout)
+        if found is None:
+            row = self._execute(self._GET, (rollout,)).fetchone()
+            if row is None:
+                return None
+            found = self._kept[rollout] = catalog_rows.rollout_from(row)
+        return found
+
+    def forget(self) -> None:
+        """Read again: what was kept may have been rolled back."""
+        self._kept.clear()
+        self._lists.clear()
 
     def put(self, rollout: Rollout) -> None:
+        self.forget()
         self._execute(self._PUT, catalog_rows.rollout_row(rollout))
 
     def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
-        values = (None if state is None else state.value, product)
-        return [catalog_rows.rollout_from(row) for row in self._execute(self._ALL, values)]
+        found = self._lists.get((state, product))
+        if found is None:
+            rows_ = self._execute(self._ALL, (None if state is None else state.value, product))
+            found = self._lists[state, product] = tuple(catalog_rows.rollout_from(row) for row in rows_)
+        return list(found)
 
 
 class ReportTable:
@@ -266,11 +297,19 @@ class Tables:
     deployments: Deployments
     rollouts: Rollouts
     reports: Reports
+    _forget: tuple[Callable[[], None], ...]
 
     @classmethod
     def over(cls, db: Database) -> "Tables":
         """The ports on this connection."""
-        return cls(ReleaseTable(db), DeviceTable(db), DeploymentTable(db), RolloutTable(db), ReportTable(db))
+        releases, rollouts = ReleaseTable(db), RolloutTable(db)
+        forget = (releases.forget, rollouts.forget)
+        return cls(releases, DeviceTable(db), DeploymentTable(db), rollouts, ReportTable(db), forget)
+
+    def forget(self) -> None:
+        """To be called where something was rolled back: nothing that was read in it may be given out again."""
+        for forget in self._forget:
+            forget()
 
     def new_deployment_id(self) -> DeploymentId:
         return DeploymentId(unused_id("", 6, lambda text: self.deployments.get(DeploymentId(text)) is not None))

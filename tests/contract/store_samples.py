@@ -253,6 +253,7 @@ ROLLOUTS = st.builds(
     created_by=TEXTS,
     changed_wall=WALLS,
     changed_by=TEXTS,
+    sweep=st.none() | st.text("0123456789abcdef", max_size=4),
 )
 COUNTS = st.integers(0, 2**60)
 DEPLOYMENTS = st.builds(
@@ -273,6 +274,7 @@ DEPLOYMENTS = st.builds(
     due_wall=maybe(st.integers(0, 5).map(float)),
     offered_wall=maybe(WALLS),
     offers=COUNTS,
+    resent=st.booleans(),
     retry_wall=maybe(st.integers(0, 5).map(float)),
     boot=maybe(U64S),
     claimed_wall=maybe(WALLS),

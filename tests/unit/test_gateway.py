@@ -27,6 +27,7 @@ class Wire:
     def __init__(self):
         self.log = []
         self.up = True
+        self.queued = 0
 
     def publish(self, message):
         kind = message.topic.split("/")[1]
@@ -93,6 +94,7 @@ class Harness:
             link=self.wire,
             wall=lambda: self.world.wall,
             mono=lambda: self.world.mono,
+            soon=lambda run: run(),
         )
         apply = self.world.server.apply
 

@@ -58,6 +58,13 @@ class Rollout:
     created_by: str
     changed_wall: float
     changed_by: str
+    sweep: str | None = None
+    """While its devices are being planned: the name of the last one looked at, empty before the first; else None."""
+
+    @property
+    def is_planning(self) -> bool:
+        """True while there are devices that were not looked at since it was started, widened or resumed."""
+        return self.sweep is not None
 
     def becomes(self, state: RolloutState, wall: float, actor: str) -> "Rollout":
         """This rollout in another state; raises Conflict where that is no change or too late."""
@@ -65,7 +72,8 @@ class Rollout:
             raise Conflict(f"rollout {self.id} is canceled; start a new one")
         if self.state is state:
             raise Conflict(f"rollout {self.id} is already {state}")
-        return replace(self, state=state, changed_wall=wall, changed_by=actor)
+        sweep = "" if state is RolloutState.RUNNING else None
+        return replace(self, state=state, changed_wall=wall, changed_by=actor, sweep=sweep)
 
     def widened(self, percent: int, wall: float, actor: str) -> "Rollout":
         """This rollout for a larger share of the fleet; a share never shrinks."""
@@ -77,4 +85,5 @@ class Rollout:
             raise InvalidInput(
                 f"rollout {self.id} is at {self.target.percent} % and can only grow; to stop it: pause or cancel"
             )
-        return replace(self, target=Target(percent=percent), changed_wall=wall, changed_by=actor)
+        sweep = "" if self.state is RolloutState.RUNNING else None
+        return replace(self, target=Target(percent=percent), changed_wall=wall, changed_by=actor, sweep=sweep)

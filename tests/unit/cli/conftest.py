@@ -68,6 +68,7 @@ class Link:
 
     def __init__(self):
         self.published = []
+        self.queued = 0
 
     def publish(self, message):
         self.published.append(message)
