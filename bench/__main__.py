@@ -1,122 +1,166 @@
-"""`make bench`: CPU per delivered block of the bridge and of naive servers, beside what mosquitto spends on it.
+"""What the bridge costs, beside other servers of the same blocks and beside what mosquitto spends.
 
-Candidates take turns, so that a noisy machine is equally unfair to all; the table shows medians with minimum and
-maximum. Trust the ratios, not the absolute figures. One candidate: `python bench --stack bridge --shape 4096x1`.
+`python bench` measures the table, `python bench all` (= `make bench`) also the flood and the airtime, and writes
+docs/bench.json, docs/bench.svg and the figures of docs/performance.md. Stacks take turns, round by round, so that a
+noisy machine is equally unfair to all. Trust the ratios, not the absolute figures.
 """
 
 import argparse
-import asyncio
-import hashlib
-import json
-import statistics
 import sys
 import tempfile
-from contextlib import contextmanager
-from dataclasses import replace
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
-import uvloop
-from load import Load, Shape, connect
-from stacks import bridge, cpu_s, image, mosquitto, naive
+import airtime
+import chart
+import flood
+import report
+from measure import DEVICES, SECONDS, WARM_UP_S, measure
+from quick import quick
+from rows import ROWS, STACK_DOCS, STACKS
+from stacks import missing, running
 
-SHAPES = {
-    shape.name: shape
-    for shape in (
-        Shape(name="4096x1", block_bytes=4096, blocks_per_request=1),
-        Shape(name="1024x16", block_bytes=1024, blocks_per_request=16),
-        Shape(name="256x1", block_bytes=256, blocks_per_request=1),
-    )
+WHAT = {
+    "table": "CPU per block, side by side",
+    "flood": "one hostile device beside honest ones",
+    "airtime": "bytes on the wire by block size and window",
+    "all": "all of these, written into docs/",
+    "quick": "everything for a moment: is every block right?",
+    "draw": "the chart and the page again, from docs/bench.json",
 }
-STACKS = ("bridge", "paho", "aiomqtt")
-WARM_UP_S = 1.0
+FLOOD_SECONDS, AIRTIME_SECONDS = 5.0, 1.5
 
 
-@contextmanager
-def server(stack: str, directory: Path, port: int):
-    with bridge(directory, port) if stack == "bridge" else naive(stack, directory, port) as pid:
-        yield pid
+class Progress:
+    """One line on stderr for each measurement, with the time that is left."""
+
+    def __init__(self, total: int) -> None:
+        self.done, self.total, self.began = 0, total, time.monotonic()
+
+    def __call__(self, what: str) -> None:
+        left = ""
+        if self.done:
+            minutes = (time.monotonic() - self.began) / self.done * (self.total - self.done) / 60
+            left = f", {minutes:.1f} min left"
+        self.done += 1
+        print(f"[{self.done}/{self.total}] {what}{left}", file=sys.stderr, flush=True)
 
 
-async def saturate(load: Load, port: int, pids: tuple[int, int], seconds: float) -> dict[str, float]:
-    """Ask without a pause for so long; what it cost per block."""
-    devices = await connect(load, "127.0.0.1", port)
-    for device in devices:
-        for _ in range(load.shape.outstanding):
-            device.ask()
-    await asyncio.sleep(WARM_UP_S)
-    loop = asyncio.get_running_loop()
-    before, blocks, began = [cpu_s(pid) for pid in pids], load.blocks, loop.time()
-    load.is_measuring = True
-    await asyncio.sleep(seconds)
-    after, done, took = [cpu_s(pid) for pid in pids], load.blocks - blocks, loop.time() - began
-    for device in devices:
-        device.transport.abort()
-    if load.error is not None:
-        raise load.error
-    if not done:
-        raise RuntimeError("no block arrived")
-    server_us, broker_us = ((end - start) / done * 1e6 for start, end in zip(before, after, strict=True))
-    latencies = sorted(load.latencies_s)
-    return {
-        "server_us": server_us,
-        "mosquitto_us": broker_us,
-        "ratio": server_us / broker_us,
-        "blocks_per_s": done / took,
-        "p50_ms": latencies[len(latencies) // 2] * 1e3,
-        "p99_ms": latencies[int(len(latencies) * 0.99)] * 1e3,
-    }
+def pairs(args: argparse.Namespace) -> Iterator[tuple[str, str]]:
+    """The rows and stacks to measure; what this machine cannot run is named and left out."""
+    for stack in args.stack or STACKS:
+        why = missing(stack)
+        if why:
+            print(f"{stack}: left out, {why}", file=sys.stderr)
+    for name in args.shape or ROWS:
+        for stack in ROWS[name].stacks:
+            if stack in (args.stack or STACKS) and not missing(stack):
+                yield name, stack
 
 
-def one(stack: str, shape: Shape, seconds: float, directory: Path) -> dict[str, float]:
-    content = image(directory).read_bytes()
-    digest8 = hashlib.sha256(content).digest()[:8]
-    load = Load(shape=shape, image=content, digest8=digest8, waits_for_offer=stack == "bridge")
-    with (
-        mosquitto(directory) as (port, broker_pid),
-        server(stack, directory, port) as server_pid,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        return runner.run(saturate(load, port, (server_pid, broker_pid), seconds))
-
-
-def table(results: dict[tuple[str, str], list[dict[str, float]]]) -> str:
-    lines = [
-        "| shape | stack | server µs/block | mosquitto µs/block | ratio (min–max) | blocks/s | p50 ms | p99 ms |",
-        "|---|---|---|---|---|---|---|---|",
+def measure_table(args: argparse.Namespace, directory: Path, progress: Progress, chosen: list) -> list[dict]:
+    runs: dict[tuple[str, str], list[dict]] = {pair: [] for pair in chosen}
+    for number in range(1, args.rounds + 1):
+        for name, stack in chosen:
+            progress(f"round {number} of {args.rounds}: {name} {stack}")
+            options = {"devices": args.devices, "seconds": args.seconds, "warmup": WARM_UP_S}
+            with running(stack, directory, tls=ROWS[name].tls) as serving:
+                runs[name, stack].append(measure(directory, serving, ROWS[name], **options))
+    return [
+        {"row": name, "stack": stack, "command": command(args, f"--stack {stack} --shape {name}"), "runs": found}
+        for (name, stack), found in runs.items()
     ]
-    for (shape, stack), runs in results.items():
-        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-        ratios = [run["ratio"] for run in runs]
-        lines.append(
-            f"| {shape} | {stack} | {middle['server_us']:.2f} | {middle['mosquitto_us']:.1f} "
-            f"| {middle['ratio']:.2f} ({min(ratios):.2f}–{max(ratios):.2f}) | {middle['blocks_per_s']:,.0f} "
-            f"| {middle['p50_ms']:.1f} | {middle['p99_ms']:.1f} |"
-        )
-    return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__.partition("\n")[0])
-    parser.add_argument("--stack", choices=STACKS, action="append", help="may be repeated [all]")
-    parser.add_argument("--shape", choices=SHAPES, action="append", help="BLOCKxCOUNT, may be repeated [all]")
-    parser.add_argument("--devices", type=int, default=200)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every single result")
-    args = parser.parse_args()
-    pairs = [(shape, stack) for shape in args.shape or SHAPES for stack in args.stack or STACKS]
-    results: dict[tuple[str, str], list[dict[str, float]]] = {pair: [] for pair in pairs}
+def measure_flood(args: argparse.Namespace, directory: Path, progress: Progress) -> dict:
+    runs = []
+    for number in range(1, args.rounds + 1):
+        progress(f"round {number} of {args.rounds}: flood")
+        runs.append(flood.flood(directory, seconds=FLOOD_SECONDS))
+    return {"command": command(args, "flood"), "runs": runs}
+
+
+def measure_airtime(directory: Path, progress: Progress) -> dict:
+    points = []
+    with running("bridge", directory) as serving:
+        for number, (block, window) in enumerate(airtime.POINTS):
+            progress(f"airtime of {block} bytes, window {window}")
+            found = airtime.airtime(directory, serving, block, window, seconds=AIRTIME_SECONDS, first=number)
+            points.append(found)
+    return {"command": "python bench airtime", "points": points}
+
+
+def command(args: argparse.Namespace, words: str) -> str:
+    """What measures one figure again."""
+    more = [f"--rounds {args.rounds}"]
+    if args.seconds != SECONDS:
+        more.append(f"--seconds {args.seconds:g}")
+    if args.devices != DEVICES:
+        more.append(f"--devices {args.devices}")
+    return " ".join(["python bench", words, *(more if not words.startswith("flood") else more[:1])])
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python bench",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(
+            f"  {name:<14}{doc}" if doc else f"{name}:"
+            for name, doc in [
+                ("what", ""),
+                *WHAT.items(),
+                ("stacks", ""),
+                *STACK_DOCS.items(),
+                ("shapes", ""),
+                *((row.name, row.title) for row in ROWS.values()),
+            ]
+        ),
+    )
+    parser.add_argument("what", choices=WHAT, nargs="?", default="table", help="see below [table]", metavar="what")
+    parser.add_argument("--stack", choices=STACKS, action="append", help="of the table; may be repeated [all]")
+    parser.add_argument("--shape", choices=ROWS, action="append", help="row of the table; may be repeated [all]")
+    parser.add_argument("--devices", type=int, default=DEVICES, help="[%(default)s]")
+    parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement of the table [%(default)g]")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="merge the results, run by run, into FILE")
+    return parser.parse_args()
+
+
+def draw() -> None:
+    results = report.load_results(report.RESULTS)
+    if results.get("rows"):
+        report.CHART.write_text(chart.drawn(results))
+    report.PAGE.write_text(report.rendered(report.PAGE.read_text(), results))
+
+
+def main() -> int:
+    args = parsed()
+    if args.what == "quick":
+        return quick()
+    wanted = {"table", "flood", "airtime"} if args.what == "all" else {args.what}
+    chosen = list(pairs(args)) if "table" in wanted else []
+    rounds = len(chosen) + ("flood" in wanted)
+    progress = Progress(args.rounds * rounds + (len(airtime.POINTS) if "airtime" in wanted else 0))
+    target = report.RESULTS if args.what == "all" else args.json
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as name:
-        for number in range(1, args.rounds + 1):
-            for shape, stack in pairs:
-                print(f"round {number} of {args.rounds}: {shape} {stack}", file=sys.stderr, flush=True)
-                found = one(stack, replace(SHAPES[shape], devices=args.devices), args.seconds, Path(name))
-                results[shape, stack].append(found)
-    print(table(results))
-    if args.json:
-        rows = [{"shape": shape, "stack": stack, "runs": runs} for (shape, stack), runs in results.items()]
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+        found = {}
+        if chosen:
+            found["rows"] = measure_table(args, Path(name), progress, chosen)
+            print(report.table(found["rows"]), flush=True)
+        if "flood" in wanted:
+            found["flood"] = measure_flood(args, Path(name), progress)
+            print(f"\n{flood.table(found['flood']['runs'])}", flush=True)
+        if "airtime" in wanted:
+            found["airtime"] = measure_airtime(Path(name), progress)
+            print(f"\n{airtime.table(found['airtime']['points'])}", flush=True)
+    if target and found:
+        report.merge(target, found)
+    if args.what in {"all", "draw"}:
+        draw()
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import msgpack
 from load import HW, packet, text
-from stacks import cpu_s, image, mosquitto, process, run, until
+from stacks import Bridge, cpu_s, image, mosquitto, process
 
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import Encoding, InstalledPart
@@ -285,28 +285,12 @@ def generator(kind: type[Generator], *args):
 # --- the daemon and the phases -------------------------------------------------------------------------------
 
 
-class Bridge:
-    """The daemon on a directory, driven by its own commands."""
-
-    def __init__(self, directory: Path, port: int) -> None:
-        self.directory, self.command = directory, [sys.executable, "-m", "ota_bridge"]
-        settings = {"broker.url": f"mqtt://127.0.0.1:{port}", "data_dir": directory / "data"}
-        self.flags = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-
-    def __call__(self, *words: str) -> None:
-        run([*self.command, *self.flags, *words], self.directory)
-
-    @contextlib.contextmanager
-    def serving(self):
-        log = self.directory / "bridge.log"
-        log.write_bytes(b"")
-        with process([*self.command, *self.flags, "serve"], log, cwd=self.directory) as one:
-            until(lambda: b"connected to" in log.read_bytes() and b"is up" in log.read_bytes(), "both links are up")
-            yield one.pid
+class Fleet(Bridge):
+    """The bridge, and what its file holds."""
 
     def deployments(self, product: str) -> int:
         """How many are open, asked of the file: the daemon is not disturbed."""
-        file = f"file:{self.directory}/data/ota-bridge.sqlite?mode=ro"
+        file = f"file:{self.database}?mode=ro"
         with contextlib.closing(sqlite3.connect(file, uri=True)) as db:
             return db.execute("SELECT count(*) FROM deployments WHERE product = ?", (product,)).fetchone()[0]
 
@@ -329,12 +313,12 @@ def phase(name: str, seconds: float, pid: int, pipes: dict[str, object], done=la
 
 def measure(args: argparse.Namespace, directory: Path) -> list[dict[str, object]]:
     rows = []
-    with mosquitto(directory) as (port, _):
-        bridge = Bridge(directory, port)
+    with mosquitto(directory) as broker:
+        bridge, port = Fleet(directory, broker), broker.port
         bridge("keys", "new", "--vendor", "example.com")
-        (directory / "data").mkdir(mode=0o700)
+        bridge.database.parent.mkdir(mode=0o700)
         for product, count in ((FETCHING, args.devices), (FLEET, args.fleet)):
-            populate(directory / "data" / "ota-bridge.sqlite", product, count)
+            populate(bridge.database, product, count)
         with bridge.serving() as pid:
             for product in (FETCHING, FLEET):
                 bridge("release", "add", str(image(directory)), "--product", product, "--version", "2.0.0", "--hw", HW)
@@ -350,7 +334,7 @@ def measure(args: argparse.Namespace, directory: Path) -> list[dict[str, object]
     return rows
 
 
-def planning(args, bridge: Bridge, directory: Path, pid: int, pipes) -> list[dict[str, object]]:
+def planning(args, bridge: Fleet, directory: Path, pid: int, pipes) -> list[dict[str, object]]:
     rows, log = [], directory / "start.log"
     command = [*bridge.command, *bridge.flags, "rollout", "start", f"{FLEET}/2.0.0", "--to", "all"]
     with process(command, log, cwd=directory) as started:
@@ -360,6 +344,7 @@ def planning(args, bridge: Bridge, directory: Path, pid: int, pipes) -> list[dic
         )  # fmt: skip
         pipes["reports"].send("offers")
         row["opened"], row["offers"] = bridge.deployments(FLEET), pipes["reports"].recv()
+        print(f"opened {row['opened']} of {args.fleet}; offers heard, devices: {row['offers']}", file=sys.stderr)
     rows.append(row)
     if args.after:
         rows.append(phase("after", args.after, pid, pipes))
