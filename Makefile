@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 IMAGE ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,8 +29,14 @@ demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any fil
 mosquitto:  ## mosquitto for the tests, where it is missing
 	@bash tests/need-mosquitto.sh
 
-test: venv mosquitto  ## everything
+test: venv mosquitto bench-quick  ## everything
 	@$(BIN)/python -m pytest -q
+
+bench: venv mosquitto  ## what a block costs, beside other servers; writes docs/performance.md (about half an hour)
+	@$(BIN)/python bench all
+
+bench-quick: venv mosquitto  ## every stack of the benchmark for a moment: is every block right? (under a minute)
+	@$(BIN)/python bench quick
 
 unit: venv  ## the tests that start no process
 	@$(BIN)/python -m pytest -q tests/unit tests/contract

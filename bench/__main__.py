@@ -15,6 +15,7 @@ from pathlib import Path
 import airtime
 import chart
 import flood
+import memory
 import report
 from measure import DEVICES, SECONDS, WARM_UP_S, measure
 from quick import quick
@@ -25,6 +26,7 @@ WHAT = {
     "table": "CPU per block, side by side",
     "flood": "one hostile device beside honest ones",
     "airtime": "bytes on the wire by block size and window",
+    "memory": "what devices cost, and a large image at many places at once",
     "all": "all of these, written into docs/",
     "quick": "everything for a moment: is every block right?",
     "draw": "the chart and the page again, from docs/bench.json",
@@ -91,6 +93,22 @@ def measure_airtime(directory: Path, progress: Progress) -> dict:
     return {"command": "python bench airtime", "points": points}
 
 
+def measure_memory(directory: Path, progress: Progress) -> dict:
+    progress("memory of 10,000 open deployments")
+    found = {"command": "python bench memory", "table": memory.table_memory(fresh(directory, "table"))}
+    found["large"] = []
+    for rate in (0, 3000):
+        progress(f"memory with a large image, {rate or 'no'} limit of requests/s")
+        found["large"].append(memory.large_memory(fresh(directory, f"large-{rate}"), rate=rate))
+    return found
+
+
+def fresh(directory: Path, name: str) -> Path:
+    path = directory / name
+    path.mkdir()
+    return path
+
+
 def command(args: argparse.Namespace, words: str) -> str:
     """What measures one figure again."""
     more = [f"--rounds {args.rounds}"]
@@ -139,10 +157,12 @@ def main() -> int:
     args = parsed()
     if args.what == "quick":
         return quick()
-    wanted = {"table", "flood", "airtime"} if args.what == "all" else {args.what}
+    wanted = {"table", "flood", "airtime", "memory"} if args.what == "all" else {args.what}
     chosen = list(pairs(args)) if "table" in wanted else []
     rounds = len(chosen) + ("flood" in wanted)
-    progress = Progress(args.rounds * rounds + (len(airtime.POINTS) if "airtime" in wanted else 0))
+    progress = Progress(
+        args.rounds * rounds + (len(airtime.POINTS) if "airtime" in wanted else 0) + 3 * ("memory" in wanted)
+    )
     target = report.RESULTS if args.what == "all" else args.json
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as name:
         found = {}
@@ -155,6 +175,9 @@ def main() -> int:
         if "airtime" in wanted:
             found["airtime"] = measure_airtime(Path(name), progress)
             print(f"\n{airtime.table(found['airtime']['points'])}", flush=True)
+        if "memory" in wanted:
+            found["memory"] = measure_memory(Path(name), progress)
+            print(f"\n{memory.lines(found['memory']['table'], found['memory']['large'])}", flush=True)
     if target and found:
         report.merge(target, found)
     if args.what in {"all", "draw"}:

@@ -7,7 +7,7 @@ header. So MQTT, msgpack, topic names, requests and TCP are in; link-layer frami
 
 from pathlib import Path
 
-from measure import load
+from measure import WrongBlock, load
 from stacks import Running
 
 BLOCKS_BYTES, WINDOWS = (64, 256, 1024, 4096, 16_384), (1, 16)
@@ -22,6 +22,8 @@ def airtime(directory: Path, serving: Running, block: int, window: int, *, secon
         one.wait_for("ready", "begin", "end")
         found = one.result()
     payload = found["blocks"] * block
+    if not payload:
+        raise WrongBlock(f"{block} bytes, window {window}: no block arrived in {seconds:g} s")
     return {
         "block_bytes": block,
         "window": window,

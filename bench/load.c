@@ -28,9 +28,9 @@ enum { IP_AND_TCP_HEADER = 20 + 32 }; /* TCP with its timestamp option, as Linux
 static const double LOST_S = 2, READY_S = 30, AFTER_S = 0.1, TICK_S = 0.05;
 
 static struct {
-    double port, devices, outstanding, block, count, rate, seconds, warmup, first, flood, mss;
+    double port, devices, outstanding, block, count, rate, seconds, warmup, first, stride, flood, mss;
     const char *image, *artifact, *check_in;
-} set = {.devices = 200, .outstanding = 4, .block = 4096, .count = 1, .seconds = 4, .warmup = 1};
+} set = {.devices = 200, .outstanding = 4, .block = 4096, .count = 1, .seconds = 4, .warmup = 1, .stride = 1};
 
 static const struct {
     const char *name;
@@ -40,6 +40,7 @@ static const struct {
     {"port", &set.port, 0},       {"devices", &set.devices, 0}, {"outstanding", &set.outstanding, 0},
     {"block", &set.block, 0},     {"count", &set.count, 0},     {"rate", &set.rate, 0},
     {"seconds", &set.seconds, 0}, {"warmup", &set.warmup, 0},   {"first", &set.first, 0},
+    {"stride", &set.stride, 0}, /* each device begins so many requests behind the one before */
     {"flood", &set.flood, 0},     {"mss", &set.mss, 0},         {"image", 0, &set.image},
     {"artifact", 0, &set.artifact}, /* the first bytes of the image's SHA-256, in hex */
     {"check_in", 0, &set.check_in}, /* a file with the check-in to send; without one no offer is waited for */
@@ -389,7 +390,7 @@ static void open_device(struct device *d, int number) {
     d->waiting = malloc(WAITING_MAX * sizeof *d->waiting);
     if (!d->in || !d->out || !d->waiting)
         fail("out of memory");
-    d->next = (uint64_t)number * step % end_offset;
+    d->next = (uint64_t)number * (uint64_t)set.stride * step % end_offset;
     snprintf(topic, sizeof topic, "$ota/get/%s", d->name);
     to = put_text(d->get, topic);
     *to++ = 0x94;

@@ -28,7 +28,7 @@ IP_AND_TCP_HEADER = 20 + 32
 TCP_INFO_FIELDS = struct.Struct("=120xQQII")  # bytes_acked, bytes_received, segs_out, segs_in
 DEFAULTS = {
     "port": 0, "devices": 200, "outstanding": 4, "block": 4096, "count": 1, "rate": 0.0, "seconds": 4.0, "warmup": 1.0,
-    "first": 0, "flood": 0, "mss": 0, "image": "", "artifact": "", "check_in": "",
+    "first": 0, "stride": 1, "flood": 0, "mss": 0, "image": "", "artifact": "", "check_in": "",
 }  # fmt: skip
 _PUBLISH, _REFUSAL_FIELDS = 3, 6
 
@@ -104,7 +104,7 @@ class Device(asyncio.Protocol):
         options = load.options
         self._step = options.block * options.count
         self._end = len(load.image) // self._step * self._step
-        self._next = number * self._step % self._end
+        self._next = number * options.stride * self._step % self._end
 
     def connection_made(self, transport):
         self.transport = transport

@@ -50,13 +50,19 @@ class Load:
         raise WrongBlock(self._process.stderr.read().strip())
 
 
+def digest(path: Path) -> str:
+    """The first 8 bytes of the file's SHA-256, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
 @contextlib.contextmanager
-def load(directory: Path, serving: Running, **options) -> Iterator[Load]:
-    """The load beside a stack; options are those of load.c."""
-    path = image(directory)
+def load(directory: Path, serving: Running, *, path: Path | None = None, **options) -> Iterator[Load]:
+    """The load beside a stack, on the usual image or that at `path`; options are those of load.c."""
+    path = path or image(directory)
     options = {"port": serving.port, "image": path, **options}
     if serving.broker:
-        options["artifact"] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        options["artifact"] = digest(path)
         if serving.stack == "bridge":
             options["check_in"] = directory / "check-in.msgpack"
             options["check_in"].write_bytes(check_in())

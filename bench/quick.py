@@ -16,6 +16,7 @@ from rows import ROWS, STACKS
 from stacks import Running, cpu_s, missing, running
 
 DEVICES, SECONDS, WARM_UP_S, IDLE_S = 100, 0.4, 0.2, 5.0
+ONE_DEVICE_SECONDS = 1.0
 AIRTIME_POINTS = ((64, 16), (16_384, 1))
 
 
@@ -59,7 +60,7 @@ def check(directory: Path, serving: Running, *, tls: bool) -> None:
     if serving.stack != "bridge" or tls:
         return
     for block, window in AIRTIME_POINTS:
-        found = airtime(directory, serving, block, window, seconds=SECONDS, first=numbers.take(1))
+        found = airtime(directory, serving, block, window, seconds=ONE_DEVICE_SECONDS, first=numbers.take(1))
         print(demand(f"airtime of {block} bytes, window {window}", found), flush=True)
     found = beside(directory, serving, seconds=SECONDS, warmup=WARM_UP_S, first=numbers.take(1000))
     print(

@@ -110,13 +110,23 @@ def free_port() -> int:
 
 def cpu_s(pid: int) -> float:
     """CPU seconds of a process and its living children, all threads, from the scheduler's own account in ns."""
-    total, children = 0, []
+    total = 0
+    for one in (pid, *children(pid)):
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{one}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    total += int((task / "schedstat").read_text().split()[0])
+    return total / 1e9
+
+
+def children(pid: int) -> list[int]:
+    """The processes that this one started and that live, and theirs."""
+    found: list[int] = []
     with contextlib.suppress(OSError):
         for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                total += int((task / "schedstat").read_text().split()[0])
-                children += (task / "children").read_text().split()
-    return total / 1e9 + sum(cpu_s(int(child)) for child in children)
+            for child in (task / "children").read_text().split():
+                found += [int(child), *children(int(child))]
+    return found
 
 
 @contextlib.contextmanager

@@ -5,18 +5,20 @@ refusals, silence. It never waits for the database: what was served is drained i
 
 1. There are two lanes. The fast one takes the plain requests of a device that has been served before; whatever is
    unusual goes the general way, from the start and with nothing changed. Tests drive both with the same requests.
-2. It never waits for the disk. A request for what is not in memory waits while a thread reads it; the oldest goes
-   first, and what waits is bounded, for each device and in all. What is over the bound is told "busy".
+2. It never waits for the disk. A request for what is not in memory waits while a thread reads it, and the device's
+   later ones wait behind it, so each device is answered in the order in which it asked. What waits is bounded, for
+   each device and in all; what is over the bound is told "busy".
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ota_bridge.core.blocks import BlockServer, Client, Cold, Pass, Refused
 from ota_bridge.core.errors import BlockRefusal, Malformed, StoreError
-from ota_bridge.core.messages import BlockRequest
 from ota_bridge.dialect import BlockDialect, MalformedRequest
 from ota_bridge.mqtt.blocks import Pieces
 from ota_bridge.mqtt.codec import publish_head
@@ -29,11 +31,11 @@ TRIES_MAX: Final = 3
 
 @dataclass(slots=True)
 class _Waiting:
-    """A request whose bytes are being read from disk."""
+    """A request that waits for the disk, or behind one that does."""
 
     topic: bytes
     payload: bytes
-    tries: int = 1
+    tries: int = 0
 
 
 Read = Callable[[Cold, Callable[[], None]], None]
@@ -65,7 +67,7 @@ class BlockGateway:
         self._pack_offset = dialect.pack_offset
         self._clients: dict[bytes, Client] = {}
         self._waiting_in_all = 0
-        self._waiting_of: dict[Client, int] = {}
+        self._lines: dict[Client, deque[_Waiting]] = {}
 
     def handle(self, topic: bytes, payload: bytes, now: float, out: Pieces) -> int:
         """Append the answer to one request; returns about how many bytes it has."""
@@ -76,7 +78,9 @@ class BlockGateway:
                 return 0
         server = self.server
         if client.ready_mono > now + server.slack_s:
-            return self._too_fast(client, payload, now, out)
+            return self._busy(client, payload, now, out)
+        if client.is_waiting:
+            return self._wait(client, _Waiting(topic, payload), now, out)
         request = self._quick(payload)
         if request is not None:
             artifact, offset, size, count = request
@@ -137,35 +141,35 @@ class BlockGateway:
         client = self._clients[topic] = self.server.client(device)
         return client
 
-    def _too_fast(self, client: Client, payload: bytes, now: float, out: Pieces) -> int:
-        refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
-        if refused.silent:
-            return 0
-        try:
-            request = self._dialect.decode_request(payload)
-        except MalformedRequest as error:
-            return self._refusal(client, refused, error.artifact, error.offset, out)
-        return self._refusal(client, refused, request.artifact, request.offset, out)
-
     def _general(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> int:
+        before = len(out)
+        cold = self._answer(client, asked, now, out)
+        if cold is not None:
+            return self._wait(client, asked, now, out, cold)
+        return sum(map(len, out[before:]))
+
+    def _answer(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> Cold | None:
+        """Append blocks or a refusal; or, with nothing done, what has to be read first."""
         dialect = self._dialect
         try:
             request = dialect.decode_request(asked.payload)
         except MalformedRequest as error:
             refused = self.server.refuse(client, BlockRefusal.MALFORMED, mono=now)
-            return self._refusal(client, refused, error.artifact, error.offset, out)
+            self._refusal(client, refused, error.artifact, error.offset, out)
+            return None
         served = self.server.answer(client, request, mono=now)
         if isinstance(served, Cold):
-            return self._wait(client, asked, served, request, now, out)
+            if asked.tries < TRIES_MAX:
+                return served
+            served = self.server.refuse(client, BlockRefusal.BUSY, mono=now)  # dropped again before it can be sent
         if isinstance(served, Refused):
-            return self._refusal(client, served, request.artifact, request.offset, out)
-        size = 0
+            self._refusal(client, served, request.artifact, request.offset, out)
+            return None
         for offset, data in served.blocks:
             packed = dialect.pack_offset(offset)
             _, before, after = self._frame(client, request.artifact, len(data), len(packed))
             out += (before + packed + after, data)
-            size += len(data)
-        return size
+        return None
 
     def _refusal(self, client: Client, refused: Refused, artifact: bytes, offset: int, out: Pieces) -> int:
         if refused.silent:
@@ -178,33 +182,50 @@ class BlockGateway:
 
     # --- what waits for the disk -------------------------------------------------------------------------
 
-    def _wait(self, client: Client, asked: _Waiting, cold: Cold, request: BlockRequest, now: float, out: Pieces) -> int:
-        of_client = self._waiting_of.get(client, 0)
-        if (
-            of_client >= WAITING_PER_DEVICE_MAX
-            or self._waiting_in_all >= WAITING_MAX
-            or asked.tries > TRIES_MAX  # what was read is dropped again before it can be sent
-        ):
-            refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
-            return self._refusal(client, refused, request.artifact, request.offset, out)
+    def _wait(self, client: Client, asked: _Waiting, now: float, out: Pieces, cold: Cold | None = None) -> int:
+        """Let a request wait: the first until `cold` was read, any other until those before it were answered."""
+        line = self._lines.setdefault(client, deque())
+        if len(line) >= WAITING_PER_DEVICE_MAX or self._waiting_in_all >= WAITING_MAX:
+            if not line:
+                del self._lines[client]
+            return self._busy(client, asked.payload, now, out)
         self._waiting_in_all += 1
-        self._waiting_of[client] = of_client + 1
-
-        def on_read() -> None:
-            self._waiting_in_all -= 1
-            left = self._waiting_of.pop(client) - 1
-            if left:
-                self._waiting_of[client] = left
-            late: Pieces = []
-            asked.tries += 1
-            known = self._client(asked.topic) if client.is_gone else client
-            if known is not None:
-                self._general(known, asked, self._mono(), late)
-            if late:
-                self.send(late)
-
-        self._read(cold, on_read)
+        line.append(asked)
+        client.is_waiting = True
+        if cold is not None:
+            self._read(cold, partial(self._on_read, client))
         return 0
+
+    def _on_read(self, client: Client) -> None:
+        """Answer the line up to the next request that has to wait for the disk."""
+        line, late, now = self._lines[client], Pieces(), self._mono()
+        known = self._client(line[0].topic) if client.is_gone else client
+        cold: Cold | None = None
+        while line and cold is None:
+            asked = line[0]
+            asked.tries += 1
+            if known is not None:
+                cold = self._answer(known, asked, now, late)
+            if cold is None:
+                line.popleft()
+                self._waiting_in_all -= 1
+        if late:
+            self.send(late)
+        if cold is not None:
+            self._read(cold, partial(self._on_read, client))
+            return
+        del self._lines[client]
+        client.is_waiting = False
+
+    def _busy(self, client: Client, payload: bytes, now: float, out: Pieces) -> int:
+        refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
+        if refused.silent:
+            return 0
+        try:
+            request = self._dialect.decode_request(payload)
+        except MalformedRequest as error:
+            return self._refusal(client, refused, error.artifact, error.offset, out)
+        return self._refusal(client, refused, request.artifact, request.offset, out)
 
 
 def _read_now(cold: Cold, done: Callable[[], None]) -> None:

@@ -43,6 +43,14 @@ class TopicIdentity(StrEnum):
     DEVICE = "device"
 
 
+class PlaneProcess(StrEnum):
+    """Where the block plane runs."""
+
+    AUTO = "auto"
+    OWN = "own"
+    SHARED = "shared"
+
+
 class LogLevel(StrEnum):
     """How much the daemon says."""
 
@@ -110,6 +118,10 @@ class BlockSettings:
     device_blocks_per_s: float = option(5000.0, "blocks served to one device, per second", low=0.1, high=1e6)
     device_burst_blocks: int = option(1000, "blocks that one device may be ahead of its rate", low=16, high=10**6)
     cache_bytes: int = option(1 << 26, "memory for checked pieces of artifacts, in bytes", low=1 << 20, high=1 << 36)
+    process: PlaneProcess = option(
+        PlaneProcess.AUTO,
+        "serve blocks in a process of their own, or shared with the rest; auto: shared beside the embedded broker",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

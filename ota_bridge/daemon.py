@@ -11,7 +11,6 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,9 +18,9 @@ from typing import Any, Final
 import uvloop
 
 from ota_bridge import __version__
-from ota_bridge.block_gateway import BlockGateway
-from ota_bridge.config import Config, TopicIdentity
-from ota_bridge.core.blocks import BlockServer, Cold
+from ota_bridge.block_plane import LocalPlane, PlaneSettings, build_plane
+from ota_bridge.block_process import ProcessPlane
+from ota_bridge.config import Config, PlaneProcess, TopicIdentity
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
@@ -32,7 +31,6 @@ from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
-from ota_bridge.mqtt.blocks import BlockLink
 from ota_bridge.mqtt.control import ControlLink
 from ota_bridge.mqtt.embedded import EmbeddedBroker
 from ota_bridge.security.authority import Authority
@@ -44,11 +42,8 @@ from ota_bridge.web.local import LocalSocket
 from ota_bridge.wire import BrokerAddress
 
 DATABASE: Final = "ota-bridge.sqlite"
-LOOK_S: Final = 1.0
-"""How often the files of artifacts are looked at: what was altered is dropped from memory."""
-READERS: Final = 4
 SWITCH_INTERVAL_S: Final = 0.0005
-"""A busy thread otherwise keeps the block plane waiting for 5 ms."""
+"""A busy thread otherwise keeps the event loop waiting for 5 ms."""
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +81,8 @@ class _Parts:
     address: BrokerAddress
     gateway: Gateway
     control: ControlLink
-    blocks: BlockLink
+    plane: LocalPlane | ProcessPlane
     intake: Intake
-    blobs: BlobStore
 
     async def call(self, actor: str, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
         """One request of the local socket."""
@@ -104,9 +98,9 @@ class _Parts:
         counters = {
             "gateway": self.gateway.counters,
             "control": self.control.counters,
-            "blocks": self.blocks.counters,
+            "blocks": self.plane.counters.link,
         }
-        served = self.gateway.blocks.server.counters
+        served = self.plane.counters.served
         return {
             **self.gateway.planes(),
             "broker": str(self.address),
@@ -205,22 +199,14 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root)
-    server = BlockServer(
-        blobs,
-        block_max=config.blocks.block_max,
-        window_max=config.blocks.window_max,
-        refusals_per_s=config.blocks.refusals_per_s,
-        device_blocks_per_s=config.blocks.device_blocks_per_s,
-        device_burst_blocks=config.blocks.device_burst_blocks,
-    )
     bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket)
-    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=BlockGateway(server, dialect, read=_reader()))
-    await gateway.load()
-    prefix = config.broker.client_id_prefix
+    plane = _plane(config, blobs, blocks_address)
+    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane)
+    plane.listener = gateway
     down = {**gateway.planes(), "control": "down", "blocks": "unknown"}
     control = ControlLink(
         control_address,
-        client_id=f"{prefix}-control",
+        client_id=f"{config.broker.client_id_prefix}-control",
         subscriptions=dialect.subscriptions(),
         will=dialect.state("bridge", down),
         on_message=gateway.on_message,
@@ -228,52 +214,30 @@ async def _build(
         keepalive_s=config.broker.keepalive_s,
     )
     gateway.link = control
-    blocks = BlockLink(
-        blocks_address,
-        client_id=f"{prefix}-blocks",
-        topic_filter=dialect.block_filter(),
-        handler=gateway.blocks.handle,
-        keepalive_s=config.broker.keepalive_s,
-        on_state=lambda up: gateway.set_plane(blocks=up),
-    )
-    gateway.blocks.send = blocks.send
     intake = Intake(gateway, blobs, authority.verify)
-    return _Parts(
-        config=config,
-        address=control_address,
-        gateway=gateway,
-        control=control,
-        blocks=blocks,
-        intake=intake,
-        blobs=blobs,
+    return _Parts(config=config, address=control_address, gateway=gateway, control=control, plane=plane, intake=intake)
+
+
+def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPlane | ProcessPlane:
+    """The block plane, here or in a process of its own."""
+    settings = PlaneSettings(
+        address=address,
+        client_id=f"{config.broker.client_id_prefix}-blocks",
+        root=config.topics.root,
+        keepalive_s=config.broker.keepalive_s,
+        data_dir=config.data_dir,
+        blocks=config.blocks,
+        log=config.log,
     )
-
-
-def _reader() -> Callable[[Cold, Callable[[], None]], None]:
-    """Reads artifacts from disk for the block plane, the oldest request first."""
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="artifact")
-    loop = asyncio.get_running_loop()
-
-    def read(cold: Cold, done: Callable[[], None]) -> None:
-        reading = loop.run_in_executor(pool, cold.artifact.fetch, cold.offset, cold.length)
-
-        def finished(future: asyncio.Future[None]) -> None:
-            if not future.cancelled() and future.exception() is not None:
-                _log.error("an artifact could not be read", exc_info=future.exception())
-            done()
-
-        reading.add_done_callback(finished)
-
-    return read
-
-
-async def _look_at_artifacts(blobs: BlobStore) -> None:
-    while True:
-        await asyncio.sleep(LOOK_S)
-        await asyncio.to_thread(blobs.look)
+    where = config.blocks.process
+    if where is PlaneProcess.OWN or (where is PlaneProcess.AUTO and config.broker.url):
+        return ProcessPlane(settings)
+    return build_plane(settings, blobs)
 
 
 async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
+    await parts.plane.start()
+    await parts.gateway.load()
     local = LocalSocket(parts.config.socket_path, call=parts.call, subscribe=parts.subscribe)
     await local.start()
     _log.info(
@@ -282,22 +246,17 @@ async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None])
     )  # fmt: skip
     try:
         async with asyncio.TaskGroup() as group:
+            blocks = group.create_task(parts.plane.run(), name="block-plane")
             tasks = [
                 group.create_task(parts.control.run(), name="control-link"),
-                group.create_task(parts.blocks.run(), name="block-link"),
                 group.create_task(parts.gateway.run(), name="pump"),
-                group.create_task(_look_at_artifacts(parts.blobs), name="artifacts"),
             ]
             on_ready()
             await stop.wait()
             _log.info("stopping")
             await local.stop()
-            for activity in parts.gateway.blocks.server.drain(parts.gateway.wall(), parts.gateway.mono()):
-                parts.gateway.store.submit(
-                    lambda unit, seen=activity: parts.gateway.bridge.receive(unit, seen, parts.gateway.now()),  # type: ignore[misc]
-                    lambda _outcome: None,
-                )
-            parts.gateway.link = parts.control
+            blocks.cancel()
+            await asyncio.wait({blocks})
             parts.control.publish(
                 parts.gateway.dialect.state("bridge", {**parts.gateway.planes(), "control": "down", "blocks": "down"})
             )

@@ -19,15 +19,16 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ota_bridge import __version__
-from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
 from ota_bridge.core.messages import (
+    BlockActivity,
+    BlockTrouble,
     CancelUpdate,
     CheckInRequest,
     Event,
@@ -44,7 +45,7 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.slices import Slice
-from ota_bridge.core.values import DeviceId, Now, RolloutId
+from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.mqtt.control import AckToken, Incoming
@@ -89,6 +90,15 @@ class Publisher(Protocol):
     def ack(self, token: AckToken) -> None: ...
 
 
+class BlockPlane(Protocol):
+    """What the gateway needs of the block plane, wherever it runs."""
+
+    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None: ...
+    def hold(self, rollout: RolloutId, state: GrantState | None) -> None: ...
+    def open(self) -> None: ...
+    async def settled(self) -> None: ...
+
+
 @dataclass(slots=True)
 class GatewayCounters:
     """Since the start of the process."""
@@ -120,7 +130,7 @@ class Gateway:
     bridge: Bridge
     store: Store
     dialect: NativeDialect
-    blocks: BlockGateway
+    blocks: BlockPlane
     link: Publisher | None = None
     wall: Callable[[], float] = time.time
     mono: Callable[[], float] = time.monotonic
@@ -134,7 +144,8 @@ class Gateway:
     _is_working: bool = False
     _is_wanted_again: bool = False
     _done: asyncio.Event = field(default_factory=asyncio.Event)
-    _damaged_told: int = 0
+    _granted: set[DeviceId] | None = None
+    """While the block plane's table is loaded: whose grants are newer than what was read."""
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
 
@@ -219,7 +230,9 @@ class Gateway:
     def _let_out(self, output: Output) -> None:
         match output:
             case GrantsChanged():
-                self.blocks.server.apply(output)
+                if self._granted is not None:
+                    self._granted.add(output.device)
+                self.blocks.apply(output)
             case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
                 message = self.dialect.encode(output)
                 if message is not None:
@@ -309,21 +322,38 @@ class Gateway:
             return [r.id for r in unit.rollouts.all() if wanted in {r.id, r.release, r.release.partition("/")[2]}]
 
         for rollout in await asyncio.to_thread(self.store.read, concerned):
-            self.blocks.server.hold(rollout, state)
-            held.callback(self.blocks.server.hold, rollout, None)
+            self.blocks.hold(rollout, state)
+            held.callback(self.blocks.hold, rollout, None)
+        await self.blocks.settled()
 
     # --- time --------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Fill the block plane's table from the database; block requests are answered "busy" until then."""
-        now = self.now()
-        changes = await asyncio.to_thread(self.store.read, lambda unit: list(self.bridge.all_grants(unit, now)))
-        for change in changes:
-            self.blocks.server.apply(change, wall=now.wall, mono=now.mono)
-        self.blocks.server.is_loaded = True
+        now, after = self.now(), None
+        self._granted = newer = set[DeviceId]()
+        try:
+            while True:
+                changes, after = await asyncio.to_thread(self._grants_page, now, after)
+                for change in changes:
+                    if change.device not in newer:
+                        self.blocks.apply(change, wall=now.wall, mono=now.mono)
+                if after is None:
+                    break
+        finally:
+            self._granted = None
+        self.blocks.open()
+
+    def _grants_page(self, now: Now, after: DeploymentId | None) -> tuple[list[GrantsChanged], DeploymentId | None]:
+        return self.store.read(lambda unit: self.bridge.grants_page(unit, now, after))
+
+    def on_served(self, served: Sequence[BlockActivity | BlockTrouble]) -> None:
+        """What the block plane served lately."""
+        for one in served:
+            self._submit(one, None, "block plane")
 
     async def run(self) -> None:
-        """The pump: every second write progress, look at what is due, publish summaries."""
+        """The pump: every second look at what is due, publish summaries."""
         while True:
             await asyncio.sleep(PUMP_S)
             try:
@@ -334,19 +364,8 @@ class Gateway:
     async def pump(self) -> None:
         """One beat."""
         self._follow_clock()
-        self._mind_damage()
-        for activity in self.blocks.server.drain(self.wall(), self.mono()):
-            self._submit(activity, None, "block plane")
         self._work()
         await self._publish_summaries()
-
-    def _mind_damage(self) -> None:
-        damaged = self.blocks.server.counters.damaged
-        if damaged > self._damaged_told:
-            self._damaged_told = damaged
-            _log.error(
-                "an artifact on disk is not what it was signed as: its devices wait; add the release's file again"
-            )
 
     def _work(self) -> None:
         """A slice of what is due and of what is to be planned; the next one follows once its outputs are out."""

@@ -11,7 +11,7 @@ Rules:
    while `Pass.gate` is open, a request within `Pass.end_bytes` and the limits is one that `answer` would serve.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -155,6 +155,8 @@ class Client:
     last_refusal: BlockRefusal | None = None
     is_gone: bool = False
     """Forgotten by the server; ask it for the device anew."""
+    is_waiting: bool = False
+    """A request waits for the disk, and those that came after it wait behind it."""
 
 
 @dataclass(slots=True)
@@ -203,6 +205,8 @@ class BlockServer:
         self.window_max = window_max
         self.is_loaded = False
         """Set once every open deployment's grant is in the table."""
+        self.catch_up: Callable[[], None] = _nothing
+        """Takes in changes of the table that are on their way; asked before a device is told that nothing is open."""
         self.shares: FairShares | None = None
         """The fleet-wide caps; None: there are none."""
         self.interval_s = 1.0 / device_blocks_per_s
@@ -310,6 +314,9 @@ class BlockServer:
         if passed is None:
             found = _find(client.grants, request.artifact)
             if found is None:
+                self.catch_up()
+                found = _find(client.grants, request.artifact)
+            if found is None:
                 return BlockRefusal.NOT_OPEN
             passed = self._pass(client, *found)
             client.passes[request.artifact] = passed
@@ -416,6 +423,10 @@ class BlockServer:
                 self._fading.append(client)
         self._troubled.clear()
         return batch
+
+
+def _nothing() -> None:
+    pass
 
 
 def _find(grants: Sequence[Grant], artifact: bytes) -> tuple[Grant, bytes] | None:

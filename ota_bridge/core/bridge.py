@@ -4,7 +4,7 @@ Called on the store's writer thread, inside a transaction, one savepoint per mes
 order after the commit, so nothing is acknowledged before it is durable. No exception for bad input leaves `receive`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
@@ -131,16 +131,18 @@ class Bridge:
                 unit.deployments.put(deployment.shifted(step_s))
             after = page[-1].id
 
-    def all_grants(self, unit: UnitOfWork, now: Now) -> Iterator[GrantsChanged]:
-        """The whole authorisation table, for the start of the block plane."""
+    def grants_page(
+        self, unit: UnitOfWork, now: Now, after: DeploymentId | None
+    ) -> tuple[list[GrantsChanged], DeploymentId | None]:
+        """A part of the authorisation table, for the start of the block plane, and where the next begins.
+
+        There is none after the last. Together they hold every device with an open deployment; one that has several
+        may come more than once.
+        """
         updates = self.updates(unit, now)
-        after: DeploymentId | None = None
-        done: set[DeviceId] = set()
-        while page := unit.deployments.all_open(after=after):
-            for device in {deployment.device for deployment in page} - done:
-                done.add(device)
-                yield updates.grants(device)
-            after = page[-1].id
+        page = unit.deployments.all_open(after=after)
+        changes = [updates.grants(device) for device in dict.fromkeys(deployment.device for deployment in page)]
+        return changes, page[-1].id if page else None
 
     # --- check-ins ---------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@
 1. A file appears under its name only complete, checked and on disk: written in `unfinished`, fsync, rename, fsync of
    the directory; the chunk list before the image. One that is there is replaced, which also heals a damaged one.
 2. A file is never changed, truncated or removed in place, so what is being served stays what it was.
-3. Only the daemon, which holds the data directory's lock, opens this store.
+3. Only the daemon, which holds the data directory's lock, opens this store to write.
 """
 
 import hashlib
@@ -55,13 +55,25 @@ class _Opened:
 class BlobStore:
     """All artifacts under one directory. Safe to use from any thread; `open` and `open_chunk_list` touch no disk."""
 
-    def __init__(self, root: Path, *, cache_bytes: int = 1 << 26, clock: Callable[[], float] = time.monotonic) -> None:
-        """Make the directories and remove what an earlier process left unfinished; raises StoreError."""
+    def __init__(
+        self,
+        root: Path,
+        *,
+        cache_bytes: int = 1 << 26,
+        clock: Callable[[], float] = time.monotonic,
+        writes: bool = True,
+    ) -> None:
+        """Make the directories and remove what an earlier process left unfinished; raises StoreError.
+
+        `writes` False only reads what another process of the same daemon writes.
+        """
         self._root = root
         self._clock = clock
         self._cache = SegmentCache(cache_bytes)
         self._lock = threading.RLock()
         self._opened: dict[tuple[str, bytes, bytes], _Opened] = {}
+        if not writes:
+            return
         try:
             root.mkdir(mode=_OWNER_ONLY, parents=True, exist_ok=True)
             for name in ("blobs", "chunks", _UNFINISHED):

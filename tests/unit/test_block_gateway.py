@@ -291,18 +291,60 @@ def read_next(wanted):
     done()
 
 
+def said_by(late):
+    """Offsets of what was answered later, in order."""
+    found = Decoder(max_packet_bytes=1 << 20).feed(b"".join(late))
+    return [msgpack.unpackb(payload)[1] for _, payload in found]
+
+
 def test_a_cold_request_waits_for_the_disk_and_is_answered_the_oldest_first():
     gateway, wanted, late = cold_gateway()
     for offset in (300, 200):
         assert [] == answers(gateway, [NAME, offset, 100, 1])
     assert 0 == gateway.server.counters.requests
+    assert 1 == len(wanted)
     while wanted:
         read_next(wanted)
-    offsets = [msgpack.unpackb(Decoder(max_packet_bytes=9999).feed(said)[0][1])[1] for said in late]
-    assert [300, 200] == offsets
+    assert [300, 200] == said_by(late)
     assert (2, 2) == (gateway.server.counters.requests, gateway.server.counters.blocks)
-    assert {} == gateway._waiting_of
+    assert ({}, 0) == (gateway._lines, gateway._waiting_in_all)
     assert [NAME, 300, IMAGE[300:400]] == answers(gateway, [NAME, 300, 100, 1])[0][1]
+
+
+@pytest.mark.parametrize("later", [[NAME, 0, 100, 1], [NAME, 0, 1, 17], [b"nonsense", 0, 1, 1], b"\xc1"])
+def test_a_device_is_answered_in_the_order_in_which_it_asked_whatever_waits_for_the_disk(later):
+    gateway, wanted, late = cold_gateway()
+    answers(gateway, [NAME, 0, 100, 1])
+    read_next(wanted)  # this offset is in memory now
+    late.clear()
+    assert [] == answers(gateway, [NAME, 500, 100, 1])
+    assert [] == answers(gateway, later)
+    read_next(wanted)
+    assert 2 == len(said_by(late))
+    assert 500 == said_by(late)[0]
+    assert not wanted
+
+
+def test_one_device_that_waits_for_the_disk_holds_up_no_other():
+    gateway, wanted, _ = cold_gateway()
+    other = DeviceId("prod", "d2")
+    grant = gateway.server.client(DEVICE).grants[0]
+    gateway.server.apply(GrantsChanged(device=other, grants=(grant,)))
+    answers(gateway, [NAME, 0, 100, 1])
+    read_next(wanted)
+    answers(gateway, [NAME, 500, 100, 1])
+    gateway.server.client(other).passes = gateway.server.client(DEVICE).passes
+    assert 1 == len(answers(gateway, [NAME, 0, 100, 1], topic=b"$ota/get/prod/d2"))
+
+
+def test_what_waits_when_its_device_is_forgotten_is_answered_by_what_holds_then():
+    gateway, wanted, late = cold_gateway()
+    answers(gateway, [NAME, 500, 100, 1])
+    gateway.server.apply(GrantsChanged(device=DEVICE, grants=()))
+    gateway.server.drain(0.0, 0.0)
+    read_next(wanted)
+    assert [(500, 1)] == [tuple(msgpack.unpackb(body)[1:3]) for _, body in Decoder(max_packet_bytes=999).feed(late[0])]
+    assert ({}, 0) == (gateway._lines, gateway._waiting_in_all)
 
 
 def test_what_waits_is_bounded_for_each_device_and_then_busy():

@@ -9,6 +9,7 @@ import pytest
 from core_world import World
 
 from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
 from ota_bridge.core.messages import GrantState
 from ota_bridge.core.values import DeviceId
@@ -90,7 +91,7 @@ class Harness:
             bridge=self.world.bridge,
             store=self.store,
             dialect=NATIVE,
-            blocks=BlockGateway(self.world.server, NATIVE),
+            blocks=LocalPlane(self.world.server),
             link=self.wire,
             wall=lambda: self.world.wall,
             mono=lambda: self.world.mono,
@@ -343,14 +344,16 @@ async def test_the_block_plane_is_loaded_from_the_database_and_only_then_open(ha
     assert [DeviceId("prod", "d1")] == list(harness.world.server._clients)
 
 
-async def test_what_was_served_is_written_by_the_pump(harness):
+def test_what_was_served_is_written(harness):
     harness.release()
     harness.report()
     facts = next(iter(harness.world.facts.values()))
     import msgpack
 
-    harness.gateway.blocks.handle(b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0, [])
-    await harness.gateway.pump()
+    BlockGateway(harness.world.server, NATIVE).handle(
+        b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0, []
+    )
+    harness.gateway.on_served(harness.world.server.drain(harness.world.wall, 60.0))
     deployment = harness.store.read(lambda unit: unit.deployments.open_of(DeviceId("prod", "d1")))[0]
     assert ("DOWNLOADING", 2000) == (deployment.state, deployment.bytes_sent)
 

@@ -1,0 +1,192 @@
+"""The block plane as a whole: its link to the broker, its gateway, its table and its files.
+
+What the rest of the bridge says to it are a few words (`apply`, `hold`, `open`, `settled`), and what it says back is
+what it served, once a second. So it can run here, or in a process of its own (`block_process`), and be told the same.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ota_bridge.block_gateway import BlockGateway, Read
+from ota_bridge.config import BlockSettings, LogSettings
+from ota_bridge.core.blocks import BlockServer, Cold, ServedCounters
+from ota_bridge.core.messages import BlockActivity, BlockTrouble, GrantsChanged, GrantState
+from ota_bridge.core.values import RolloutId
+from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.mqtt.blocks import BlockLink, LinkCounters
+from ota_bridge.store.blobs import BlobStore
+from ota_bridge.wire import BrokerAddress
+
+TELL_S: Final = 1.0
+"""How often it is told what was served."""
+LOOK_S: Final = 1.0
+"""How often the files of artifacts are looked at: what was altered is dropped from memory."""
+READERS: Final = 4
+
+_log = logging.getLogger(__name__)
+
+Served = Sequence[BlockActivity | BlockTrouble]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneSettings:
+    """What the block plane is built from."""
+
+    address: BrokerAddress
+    client_id: str
+    root: str
+    keepalive_s: int
+    data_dir: Path
+    blocks: BlockSettings
+    log: LogSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlaneCounters:
+    """Since the start of its process."""
+
+    served: ServedCounters
+    link: LinkCounters
+
+
+class Listener(Protocol):
+    """Whom the block plane tells."""
+
+    async def load(self) -> None:
+        """Its table is empty: say everything again, then `open`."""
+        ...
+
+    def on_served(self, served: Served) -> None:
+        """What it served, and whom it refused, since the last time."""
+        ...
+
+    def set_plane(self, *, blocks: bool) -> None:
+        """Its link went up or down."""
+        ...
+
+
+class LocalPlane:
+    """The block plane in this process: what it is told holds at once."""
+
+    def __init__(
+        self,
+        server: BlockServer,
+        *,
+        listener: Listener | None = None,
+        link: LinkCounters | None = None,
+        jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
+        wall: Callable[[], float] = time.time,
+        mono: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server = server
+        self.listener = listener
+        self._link = link or LinkCounters()
+        self._jobs = jobs
+        self._wall = wall
+        self._mono = mono
+        self._damaged_told = 0
+
+    @property
+    def counters(self) -> PlaneCounters:
+        """Everything so far."""
+        return PlaneCounters(served=self.server.counters, link=self._link)
+
+    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None:
+        """Replace what a device may fetch."""
+        self.server.apply(change, wall=wall, mono=mono)
+
+    def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
+        """Answer a whole rollout with `state` from now on; None: as each grant says."""
+        self.server.hold(rollout, state)
+
+    def open(self) -> None:
+        """The table is whole: from now on who is not in it is refused."""
+        self.server.is_loaded = True
+
+    async def settled(self) -> None:
+        """Return once everything that was said before holds."""
+
+    async def start(self) -> None:
+        """It is there."""
+
+    def tell(self) -> None:
+        """Say what was served since the last time."""
+        served = self.server.drain(self._wall(), self._mono())
+        if self.listener is not None:
+            self.listener.on_served(served)
+        damaged = self.server.counters.damaged
+        if damaged > self._damaged_told:
+            self._damaged_told = damaged
+            _log.error(
+                "an artifact on disk is not what it was signed as: its devices wait; add the release's file again"
+            )
+
+    async def run(self) -> None:
+        """Serve until cancelled; what was served until then is told."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for job in self._jobs:
+                    group.create_task(job(), name=f"blocks-{getattr(job, '__name__', 'job')}")
+                group.create_task(self._keep_telling(), name="blocks-told")
+        finally:
+            self.tell()
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await asyncio.sleep(TELL_S)
+            self.tell()
+
+
+def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
+    """The block plane on these files; it needs a listener before it runs."""
+    dialect, limits = NativeDialect(settings.root), settings.blocks
+    server = BlockServer(
+        blobs,
+        block_max=limits.block_max,
+        window_max=limits.window_max,
+        refusals_per_s=limits.refusals_per_s,
+        device_blocks_per_s=limits.device_blocks_per_s,
+        device_burst_blocks=limits.device_burst_blocks,
+    )
+    gateway = BlockGateway(server, dialect, read=_reader())
+    link = BlockLink(
+        settings.address,
+        client_id=settings.client_id,
+        topic_filter=dialect.block_filter(),
+        handler=gateway.handle,
+        keepalive_s=settings.keepalive_s,
+        on_state=lambda up: plane.listener.set_plane(blocks=up) if plane.listener else None,
+    )
+    gateway.send = link.send
+
+    async def look() -> None:
+        while True:
+            await asyncio.sleep(LOOK_S)
+            await asyncio.to_thread(blobs.look)
+
+    plane = LocalPlane(server, link=link.counters, jobs=(link.run, look))
+    return plane
+
+
+def _reader() -> Read:
+    """Reads artifacts from disk, the oldest request first."""
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="artifact")
+    loop = asyncio.get_running_loop()
+
+    def read(cold: Cold, done: Callable[[], None]) -> None:
+        reading = loop.run_in_executor(pool, cold.artifact.fetch, cold.offset, cold.length)
+
+        def finished(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                _log.error("an artifact could not be read", exc_info=future.exception())
+            done()
+
+        reading.add_done_callback(finished)
+
+    return read
