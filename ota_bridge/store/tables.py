@@ -81,7 +81,7 @@ class ReleaseTable:
 
 
 class DeviceTable:
-    """`Devices`."""
+    """`Devices`. The last one is kept: a report asks for its device several times."""
 
     _PUT: Final = _upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
     _SELECT: Final = _select("devices", rows.DEVICE_COLUMNS)
@@ -90,13 +90,26 @@ class DeviceTable:
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
+        self._last: Device | None = None
 
     def get(self, device: DeviceId) -> Device | None:
+        last = self._last
+        if last is not None and last.id == device:
+            return last
         row = self._execute(self._GET, (device.product, device.name)).fetchone()
-        return None if row is None else rows.device_from(row)
+        if row is not None:
+            self._last = rows.device_from(row)
+            return self._last
+        return None
+
+    def forget(self) -> None:
+        """Read again: what was kept may have been rolled back."""
+        self._last = None
 
     def put(self, device: Device) -> None:
+        self.forget()
         self._execute(self._PUT, rows.device_row(device))
+        self._last = device
 
     def named(self, name: str) -> Sequence[Device]:
         return [rows.device_from(row) for row in self._execute(self._NAMED, (name,))]
@@ -302,9 +315,9 @@ class Tables:
     @classmethod
     def over(cls, db: Database) -> "Tables":
         """The ports on this connection."""
-        releases, rollouts = ReleaseTable(db), RolloutTable(db)
-        forget = (releases.forget, rollouts.forget)
-        return cls(releases, DeviceTable(db), DeploymentTable(db), rollouts, ReportTable(db), forget)
+        releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
+        forget = (releases.forget, devices.forget, rollouts.forget)
+        return cls(releases, devices, DeploymentTable(db), rollouts, ReportTable(db), forget)
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""
