@@ -115,9 +115,9 @@ class LocalPlane:
     async def start(self) -> None:
         """It is there."""
 
-    def tell(self) -> None:
-        """Say what was served since the last time."""
-        served = self.server.drain(self._wall(), self._mono())
+    def tell(self, *, whole: bool = False) -> None:
+        """Say what was served lately; `whole` holds nothing back."""
+        served = self.server.drain(self._wall(), self._mono(), whole=whole)
         if self.listener is not None:
             self.listener.on_served(served)
         damaged = self.server.counters.damaged
@@ -135,7 +135,7 @@ class LocalPlane:
                     group.create_task(job(), name=f"blocks-{getattr(job, '__name__', 'job')}")
                 group.create_task(self._keep_telling(), name="blocks-told")
         finally:
-            self.tell()
+            self.tell(whole=True)
 
     async def _keep_telling(self) -> None:
         while True:

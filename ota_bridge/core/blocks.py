@@ -11,6 +11,7 @@ Rules:
    while `Pass.gate` is open, a request within `Pass.end_bytes` and the limits is one that `answer` would serve.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
@@ -24,6 +25,9 @@ from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Lim
 BUSY_RETRY_S: Final = 2
 NOT_OPEN_RETRY_S: Final = 30
 PAUSED_RETRY_S: Final = 30
+TOLD_PER_S: Final = 20
+"""Deployments whose progress is told in a second: each costs the database more than hundreds of blocks cost here."""
+TOLD_WITHIN_S: Final = 10.0
 _SLACK_S: Final = 1e-9
 
 
@@ -122,6 +126,7 @@ class Activity:
     device: DeviceId
     deployment: DeploymentId
     mono: float = 0.0
+    told_mono: float = -math.inf
     bytes_sent: int = 0
     blocks_sent: int = 0
     requests: int = 0
@@ -388,11 +393,21 @@ class BlockServer:
             damaged=totals.damaged,
         )
 
-    def drain(self, wall: float, mono: float) -> list[BlockActivity | BlockTrouble]:
-        """What happened since the last call, for the database; a batch every second or so, never per block."""
+    def drain(self, wall: float, mono: float, *, whole: bool = False) -> list[BlockActivity | BlockTrouble]:
+        """What happened lately, for the database; a batch every second or so, never per block.
+
+        That a deployment is active is told at once; how far it has come, the less often the more are active, and not
+        later than after TOLD_WITHIN_S. `whole` holds nothing back.
+        """
         batch: list[BlockActivity | BlockTrouble] = []
         totals = self._totals
+        until = mono if whole else mono - min(TOLD_WITHIN_S, len(self._active) / TOLD_PER_S)
+        later: list[Activity] = []
         for seen in self._active:
+            if seen.told_mono > until:
+                later.append(seen)
+                continue
+            seen.told_mono = mono
             batch.append(
                 BlockActivity(
                     device=seen.device,
@@ -408,7 +423,7 @@ class BlockServer:
             totals.blocks += seen.blocks_sent
             totals.bytes += seen.bytes_sent
             seen.requests = seen.blocks_sent = seen.bytes_sent = seen.high_water_bytes = 0
-        self._active.clear()
+        self._active[:] = later
         fading, self._fading = self._fading, []
         for client in fading:
             if not client.grants and not client.refusals and not client.is_gone:

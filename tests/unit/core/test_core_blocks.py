@@ -327,6 +327,49 @@ def test_what_was_served_is_drained_once_in_one_batch():
     assert (3, 3, 2500) == (made.counters.requests, made.counters.blocks, made.counters.bytes)
 
 
+def many(count):
+    """A server on which so many devices have fetched their first block, at 10.0 s."""
+    made, _ = server()
+    for number in range(count):
+        device = DeviceId("prod", f"n{number:04d}")
+        made.apply(GrantsChanged(device=device, grants=(grant(deployment=DeploymentId(f"{number:012d}")),)))
+    fetch(made, count)
+    return made
+
+
+def fetch(made, count, mono=10.0):
+    request = BlockRequest(artifact=FACTS.sha256, offset=0, size=100, count=1)
+    for number in range(count):
+        made.answer(made.client(DeviceId("prod", f"n{number:04d}")), request, mono=mono)
+
+
+@pytest.mark.parametrize(("active", "told_again_s"), [(10, 1), (100, 5), (1000, 10)])
+def test_that_a_device_fetches_is_told_at_once_and_how_far_it_is_the_less_often_the_more_do(active, told_again_s):
+    made = many(active)
+    assert active == len(made.drain(10.0, 10.0))
+    told = {}
+    for second in range(1, 21):
+        fetch(made, active, 10.0 + second)
+        told[second] = len(made.drain(10.0 + second, 10.0 + second))
+    expected = {second: active if second % told_again_s == 0 else 0 for second in told}
+    assert expected == told
+
+
+def test_nothing_is_lost_between_two_tellings_and_a_whole_one_holds_nothing_back():
+    made = many(100)
+    made.drain(10.0, 10.0)
+    for second in (11.0, 12.0, 13.0):
+        fetch(made, 100, second)
+    assert [] == made.drain(13.0, 13.0)
+    assert 400 == made.counters.blocks
+    told = made.drain(13.5, 13.5, whole=True)
+    assert ({300}, {3}, {13.0}) == tuple(
+        {getattr(one, name) for one in told} for name in ("bytes_sent", "blocks_sent", "wall")
+    )
+    assert 400 == made.counters.blocks
+    assert [] == made.drain(100.0, 100.0)
+
+
 def test_strangers_are_forgotten_once_they_were_told_of():
     made, _ = server()
     for number in range(100):
