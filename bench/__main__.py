@@ -1,6 +1,6 @@
 """What the bridge costs, beside other servers of the same blocks and beside what mosquitto spends.
 
-`python bench` measures the table, `python bench all` (= `make bench`) also the flood and the airtime, and writes
+`python bench` measures the table, `python bench all` (= `make bench`) everything below it, and writes
 docs/bench.json, docs/bench.svg and the figures of docs/performance.md. Stacks take turns, round by round, so that a
 noisy machine is equally unfair to all. Trust the ratios, not the absolute figures.
 """
@@ -16,6 +16,7 @@ import airtime
 import chart
 import flood
 import memory
+import mixed
 import report
 from measure import DEVICES, SECONDS, WARM_UP_S, measure
 from quick import quick
@@ -26,6 +27,7 @@ WHAT = {
     "table": "CPU per block, side by side",
     "flood": "one hostile device beside honest ones",
     "airtime": "bytes on the wire by block size and window",
+    "mixed": "blocks, reports and a planner over 100,000 devices in one daemon",
     "memory": "what devices cost, and a large image at many places at once",
     "all": "all of these, written into docs/",
     "quick": "everything for a moment: is every block right?",
@@ -103,6 +105,13 @@ def measure_memory(directory: Path, progress: Progress) -> dict:
     return found
 
 
+def measure_mixed(args: argparse.Namespace, directory: Path, progress: Progress) -> dict:
+    progress("blocks, reports and a planner")
+    mix = mixed.Mix(fleet=args.fleet)
+    words = "mixed" if args.fleet == mixed.Mix().fleet else f"mixed --fleet {args.fleet}"
+    return {"command": f"python bench {words}", "rows": mixed.measure(mix, fresh(directory, "mixed"))}
+
+
 def fresh(directory: Path, name: str) -> Path:
     path = directory / name
     path.mkdir()
@@ -142,6 +151,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=DEVICES, help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement of the table [%(default)g]")
+    parser.add_argument("--fleet", type=int, default=100_000, help="of mixed: devices that report [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="merge the results, run by run, into FILE")
     return parser.parse_args()
 
@@ -157,11 +167,14 @@ def main() -> int:
     args = parsed()
     if args.what == "quick":
         return quick()
-    wanted = {"table", "flood", "airtime", "memory"} if args.what == "all" else {args.what}
+    wanted = {"table", "flood", "airtime", "memory", "mixed"} if args.what == "all" else {args.what}
     chosen = list(pairs(args)) if "table" in wanted else []
     rounds = len(chosen) + ("flood" in wanted)
     progress = Progress(
-        args.rounds * rounds + (len(airtime.POINTS) if "airtime" in wanted else 0) + 3 * ("memory" in wanted)
+        args.rounds * rounds
+        + (len(airtime.POINTS) if "airtime" in wanted else 0)
+        + 3 * ("memory" in wanted)
+        + ("mixed" in wanted)
     )
     target = report.RESULTS if args.what == "all" else args.json
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as name:
@@ -175,6 +188,9 @@ def main() -> int:
         if "airtime" in wanted:
             found["airtime"] = measure_airtime(Path(name), progress)
             print(f"\n{airtime.table(found['airtime']['points'])}", flush=True)
+        if "mixed" in wanted:
+            found["mixed"] = measure_mixed(args, Path(name), progress)
+            print(f"\n{mixed.table(found['mixed']['rows'])}", flush=True)
         if "memory" in wanted:
             found["memory"] = measure_memory(Path(name), progress)
             print(f"\n{memory.lines(found['memory']['table'], found['memory']['large'])}", flush=True)

@@ -1,15 +1,13 @@
-"""`python bench/mixed.py`: what a block request waits for while the same daemon takes reports and plans a whole fleet.
+"""`python bench mixed`: what a block request waits for while the same daemon takes reports and plans a whole fleet.
 
 One mosquitto, one daemon, 100 devices that fetch 4 KiB blocks in an open loop and a fleet of 100,000 that only reports.
 Latency runs from the moment a request was due, so a server that stalls is charged for what it kept waiting. Each
 generator is a process of its own and tells how late itself was. Phases: quiet; reports; reports and a rollout to all.
 """
 
-import argparse
 import contextlib
 import gc
 import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -17,8 +15,6 @@ import select
 import socket
 import sqlite3
 import struct
-import sys
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -270,11 +266,30 @@ def phase(name: str, seconds: float, pid: int, pipes: dict[str, object], done=la
     for what, pipe in pipes.items():
         pipe.send("summary")
         found[what] = pipe.recv()
-    print(json.dumps(found), file=sys.stderr, flush=True)
     return found
 
 
-def measure(args: argparse.Namespace, directory: Path) -> list[dict[str, object]]:
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """What the daemon has to do at once."""
+
+    fleet: int = 100_000
+    """Devices that only report."""
+    devices: int = 100
+    """Devices that fetch."""
+    rate: float = 3000
+    """Block requests a second."""
+    reports: float = 500
+    """Reports a second."""
+    seconds: float = 15
+    """Of the first two phases."""
+    limit: float = 300
+    """Of the planner's, in seconds."""
+    after: float = 0
+    """Of a phase after it, in seconds."""
+
+
+def measure(args: Mix, directory: Path) -> list[dict[str, object]]:
     rows = []
     with mosquitto(directory) as broker:
         bridge, port = Fleet(directory, broker), broker.port
@@ -286,6 +301,8 @@ def measure(args: argparse.Namespace, directory: Path) -> list[dict[str, object]
             for product in (FETCHING, FLEET):
                 bridge("release", "add", str(image(directory)), "--product", product, "--version", "2.0.0", "--hw", HW)
             bridge("rollout", "start", f"{FETCHING}/2.0.0", "--to", "all")
+            while bridge.deployments(FETCHING) < args.devices:
+                time.sleep(0.1)
             with generator(Blocks, port, args.devices, args.rate, str(image(directory))) as blocks:
                 time.sleep(2)
                 rows.append(phase("quiet", args.seconds, pid, {"blocks": blocks}))
@@ -307,7 +324,6 @@ def planning(args, bridge: Fleet, directory: Path, pid: int, pipes) -> list[dict
         )  # fmt: skip
         pipes["reports"].send("offers")
         row["opened"], row["offers"] = bridge.deployments(FLEET), pipes["reports"].recv()
-        print(f"opened {row['opened']} of {args.fleet}; offers heard, devices: {row['offers']}", file=sys.stderr)
     rows.append(row)
     if args.after:
         rows.append(phase("after", args.after, pid, pipes))
@@ -329,22 +345,3 @@ def table(rows: list[dict[str, object]]) -> str:
                     f"| {one['lag_p99']:.2f} ({one['lag_max']:.1f}) | {row['daemon_cpu']:.0%} |"
                 )
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="mixed", description=__doc__.partition("\n")[0])
-    parser.add_argument("--fleet", type=int, default=100_000, help="devices that only report")
-    parser.add_argument("--devices", type=int, default=100, help="devices that fetch")
-    parser.add_argument("--rate", type=float, default=3000, help="block requests a second")
-    parser.add_argument("--reports", type=float, default=500, help="reports a second")
-    parser.add_argument("--seconds", type=float, default=15, help="of the first two phases")
-    parser.add_argument("--limit", type=float, default=300, help="of the planner's, in seconds")
-    parser.add_argument("--after", type=float, default=20, help="of the phase after it, in seconds")
-    args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ota-mixed-") as name:
-        rows = measure(args, Path(name))
-    print(table(rows))
-
-
-if __name__ == "__main__":
-    main()

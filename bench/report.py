@@ -11,6 +11,8 @@ from pathlib import Path
 
 import airtime
 import flood
+import memory
+import mixed
 from rows import ROWS
 from stacks import HERE, tool
 
@@ -141,6 +143,10 @@ REGIONS = {
     "airtime": lambda results: _with_command(
         airtime.table(results["airtime"]["points"]), results["airtime"]["command"]
     ),
+    "memory": lambda results: _with_command(
+        memory.lines(results["memory"]["table"], results["memory"]["large"]), results["memory"]["command"]
+    ),
+    "mixed": lambda results: _with_command(mixed.table(results["mixed"]["rows"]), results["mixed"]["command"]),
 }
 
 
@@ -149,7 +155,7 @@ def rendered(page: str, results: dict) -> str:
 
     def region(found: "re.Match[str]") -> str:
         write = REGIONS[found[2]]
-        needed = found[2] if found[2] in {"flood", "airtime"} else "rows"
+        needed = found[2] if found[2] in {"flood", "airtime", "memory", "mixed"} else "rows"
         return f"{found[1]}\n{write(results) if results.get(needed) else NOTHING_YET}\n\n{found[4]}"
 
     return REGION.sub(region, page)
