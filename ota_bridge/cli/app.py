@@ -1,7 +1,8 @@
 """`ota-bridge`: the command line.
 
 Exit codes: 0 done, 1 refused or failed, 2 the command line or configuration cannot be understood, 3 no daemon runs.
-Every error is one sentence on stderr (with `--json` an object on stdout, too), never a traceback.
+Every error is one sentence on stderr (with `--json` an object on stdout, too), never a traceback; those of the command
+line, too.
 """
 
 import contextlib
@@ -22,6 +23,7 @@ from ota_bridge.cli.session import Session
 from ota_bridge.core.errors import ConfigError, ManifestRefused, OperatorError, OtaBridgeError
 from ota_bridge.web.local_client import DaemonNotRunning
 
+PROGRAM: Final = "ota-bridge"
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_NO_DAEMON: Final = 3
@@ -45,7 +47,7 @@ COMMANDS: Final = {
 def build() -> typer.Typer:
     """The whole command line."""
     app = typer.Typer(
-        name="ota-bridge",
+        name=PROGRAM,
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
@@ -69,7 +71,7 @@ def _version(wanted: bool) -> None:
 def options(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings [default: ./ota-bridge.toml].")
+        Path | None, typer.Option(metavar="FILE", help="TOML file with the settings.", show_default="./ota-bridge.toml")
     ] = None,
     data_dir: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the daemon keeps its data.")] = None,
     settings: Annotated[
@@ -94,9 +96,13 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     session = Session()
     try:
-        build()(args=list(arguments), prog_name="ota-bridge", obj=session)
+        code = build()(args=list(arguments), prog_name=PROGRAM, obj=session, standalone_mode=False)
+        return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except typer.TyperException as error:
+        session.as_json = "--json" in arguments
+        return _say_usage(session, error)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # such as `| head`
@@ -105,20 +111,34 @@ def run(arguments: Sequence[str]) -> int:
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001 - the edge of the process
         return _say(session, error)
-    return 0
+
+
+def _say_usage(session: Session, error: typer.TyperException) -> int:
+    """A command line that cannot be understood; where words are missing, typer has shown the help by now."""
+    message = error.format_message().strip()
+    if message:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else PROGRAM
+        message = message.removeprefix("Invalid value: ").replace("Value error, ", "").rstrip(".").replace("\n", " ")
+        _tell(session, "usage", f"{message[0].lower()}{message[1:]}; see: {command} --help")
+    return EXIT_USAGE
 
 
 def _say(session: Session, error: Exception) -> int:
     code, message = _code(error), _sentence(error)
     if session.show_traceback:
         traceback.print_exception(error)
+    _tell(session, code, message)
+    if isinstance(error, DaemonNotRunning):
+        return EXIT_NO_DAEMON
+    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+
+
+def _tell(session: Session, code: str, message: str) -> None:
     output = Output(as_json=session.as_json)
     if session.as_json:
         output.json({"error": {"code": code, "message": message}})
     output.note(f"error: {message}")
-    if isinstance(error, DaemonNotRunning):
-        return EXIT_NO_DAEMON
-    return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
 
 
 def _code(error: Exception) -> str:

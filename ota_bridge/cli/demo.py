@@ -58,7 +58,9 @@ _PACE_MIN_BYTES_PER_S: Final = 16 * 1024
 
 def demo(
     context: typer.Context,
-    image: Annotated[Path | None, typer.Option(metavar="FILE", help="Any file [default: 512 KiB made up].")] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Any file.", show_default="512 KiB made up")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, max=500, help="How many devices.")] = 20,
     directory: Annotated[
         Path, typer.Option("--dir", metavar="DIR", help="Where it happens; wiped at the start.")

@@ -36,7 +36,9 @@ def doctor(
     ] = None,
     device_cert: Annotated[Path | None, typer.Option(metavar="FILE", help="Its client certificate (PEM).")] = None,
     device_key: Annotated[Path | None, typer.Option(metavar="FILE", help="The key of that certificate.")] = None,
-    device_ca: Annotated[Path | None, typer.Option(metavar="FILE", help="CA [default: broker.ca].")] = None,
+    device_ca: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="CA of the broker.", show_default="broker.ca")
+    ] = None,
     device_broker: Annotated[
         str | None, typer.Option(metavar="URL", help="Where devices connect, if not where the bridge does.")
     ] = None,

@@ -16,10 +16,10 @@ AUTHOR_FILE = Path("ota-author.pem")
 EXAMPLE_VENDOR = "example.com"
 
 _TrustOption = Annotated[
-    Path | None, typer.Option("--trust", metavar="FILE", help="Trust document [default: security.trust].")
+    Path | None, typer.Option("--trust", metavar="FILE", help="Trust document.", show_default="security.trust")
 ]
 _OnlineOption = Annotated[
-    Path | None, typer.Option("--online", metavar="FILE", help="Online key [default: security.online_key].")
+    Path | None, typer.Option("--online", metavar="FILE", help="Online key.", show_default="security.online_key")
 ]
 
 

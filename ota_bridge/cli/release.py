@@ -29,11 +29,12 @@ _ProductOption = Annotated[str, typer.Option(metavar="PRODUCT", help="The produc
 _HwOption = Annotated[list[str], typer.Option(metavar="HW", help="Hardware id that it runs on; may be repeated.")]
 _ComponentOption = Annotated[str, typer.Option(metavar="NAME", help="The component it is for.")]
 _KeyOption = Annotated[
-    list[Path] | None, typer.Option(metavar="FILE", help=f"Author's key; may be repeated [default: {AUTHOR_FILE}].")
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Author's key; may be repeated.", show_default=str(AUTHOR_FILE)),
 ]
 _ChunkOption = Annotated[int, typer.Option(metavar="BYTES", help="Piece that a device verifies at a time.")]
 _VendorOption = Annotated[
-    str | None, typer.Option(metavar="DOMAIN", help="The vendor [default: that of the trust document].")
+    str | None, typer.Option(metavar="DOMAIN", help="The vendor.", show_default="that of the trust document")
 ]
 
 
@@ -49,7 +50,9 @@ def sign(
     key: _KeyOption = None,
     chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
     vendor: _VendorOption = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: FILE.manifest]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the manifest goes.", show_default="FILE.manifest")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign an image without a daemon: hash the file and write FILE.manifest."""
@@ -92,7 +95,9 @@ def add(
     manifest_file: Annotated[
         Path | None, typer.Option("--manifest", metavar="FILE", help="Signed elsewhere; no key is used then.")
     ] = None,
-    seq: Annotated[int | None, typer.Option(min=1, help="[default: one above the product's highest]")] = None,
+    seq: Annotated[
+        int | None, typer.Option(min=1, help="Anti-rollback counter.", show_default="one above the product's highest")
+    ] = None,
     chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
     vendor: _VendorOption = None,
     as_json: JsonOption = False,

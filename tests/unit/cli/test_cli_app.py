@@ -1,5 +1,7 @@
 """The edge of the command line: exit codes, one sentence per error, never a traceback."""
 
+import re
+
 import pytest
 
 from ota_bridge.cli.app import COMMANDS, GROUPS
@@ -47,11 +49,10 @@ def test_with_json_the_error_is_an_object_on_stdout_too(operator, words):
     assert ran.json["error"]["message"] in ran.err
 
 
-@pytest.mark.parametrize(
+NONSENSE = pytest.mark.parametrize(
     "words",
     [
         ("nonsense",),
-        ("device",),
         ("device", "show"),
         ("device", "list", "--nonsense"),
         ("rollout", "start", "demo/1.0.0"),
@@ -68,9 +69,38 @@ def test_with_json_the_error_is_an_object_on_stdout_too(operator, words):
     ],
     ids=" ".join,
 )
-def test_a_command_line_that_makes_no_sense_exits_2(operator, words):
+
+
+@NONSENSE
+def test_a_command_line_that_makes_no_sense_is_one_sentence_and_exits_2(operator, words):
     ran = operator(*words)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: ")
+    assert re.search(r"; see: ota-bridge [a-z ]*--help\n$", ran.err)
+    assert ran.err.count("\n") == 1
+
+
+@NONSENSE
+def test_with_json_a_command_line_that_makes_no_sense_is_an_object_on_stdout_too(operator, words):
+    ran = operator(*words, "--json")
     assert ran.code == 2
+    assert ran.json["error"]["code"] == "usage"
+    assert ran.json["error"]["message"] in ran.err
+
+
+def test_no_words_at_all_show_the_help(operator):
+    for words in ((), ("device",)):
+        ran = operator(*words)
+        assert ran.code == 2
+        assert "Usage: ota-bridge" in ran.out
+        assert ran.err == ""
+
+
+def test_help_shows_the_defaults_that_are_not_values(operator):
+    assert "security.online_key" in operator("keys", "new", "--help").out
+    assert "ota-author.pem" in operator("release", "sign", "--help").out
+    assert "FILE.manifest" in operator("release", "sign", "--help").out
+    assert "ota-bridge.toml" in operator("--help").out
 
 
 @pytest.mark.parametrize(
