@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from ota_bridge.block_gateway import BlockGateway
+from ota_bridge.block_plane import LocalPlane
 from ota_bridge.cli.app import run
 from ota_bridge.config import Config
 from ota_bridge.core.blocks import BlockServer
@@ -151,7 +151,7 @@ class DaemonWithoutLinks:
             bridge=Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket),
             store=store,
             dialect=dialect,
-            blocks=BlockGateway(server, dialect),
+            blocks=LocalPlane(server),
             link=self.link,
         )
         self._intake = Intake(self._gateway, blobs, authority.verify)
