@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, assert_never
 
+from ota_bridge.core.catalog import Release, ReleaseState
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
-from ota_bridge.core.updates import PAST_MAX
+from ota_bridge.core.updates import PAST_MAX, WAITING
 from ota_bridge.core.values import DeviceId, Now
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
@@ -30,7 +31,7 @@ def why(unit: UnitOfWork, device: Device, retries: Retries, now: Now) -> Why:
     latest = unit.deployments.recent_of(device.id, limit=1)
     chosen = open_now[0] if open_now else (latest[0] if latest else None)
     code, sentence = _reason(unit, device, chosen, retries, now)
-    notes = _notes(device, now)
+    notes = [*_earlier_notes(unit, chosen), *_notes(device, now)]
     facts: dict[str, Any] = {
         "last_report": iso(device.last_report_wall),
         "last_offer": iso(device.last_offer_wall),
@@ -48,6 +49,18 @@ def why(unit: UnitOfWork, device: Device, retries: Retries, now: Now) -> Why:
     )  # fmt: skip
 
 
+def _earlier_notes(unit: UnitOfWork, deployment: Deployment | None) -> list[str]:
+    """How the attempt before an open one ended, if not well."""
+    if deployment is None or not deployment.is_open or deployment.attempt == 1:
+        return []
+    assignment = Assignment(release=deployment.release, rollout=deployment.rollout)
+    return [
+        f"attempt {earlier.attempt} ended {earlier.state}: {earlier.cause}"
+        for earlier in _attempts(unit, deployment.device, deployment.component, assignment)
+        if earlier.attempt == deployment.attempt - 1 and earlier.state is not State.CONFIRMED
+    ]
+
+
 def _notes(device: Device, now: Now) -> list[str]:
     """What was odd lately, beside the reason."""
     notes: list[str] = []
@@ -55,9 +68,13 @@ def _notes(device: Device, now: Now) -> list[str]:
     if due is not None and now.wall > due + 60:
         notes.append(f"silent: it announced a check-in {_ago(now.wall - due)} ago and did not come")
     if device.trouble.rejected_wall is not None and now.wall - device.trouble.rejected_wall < 3600:  # noqa: PLR2004
-        notes.append(f"{device.trouble.rejected} messages rejected, the last: {device.trouble.rejected_reason}")
+        notes.append(
+            f"{_counted(device.trouble.rejected, 'message')} rejected, the last: {device.trouble.rejected_reason}"
+        )
     if device.trouble.clashes:
-        notes.append(f"{device.trouble.clashes} reports reused the key of another: is its boot counter kept?")
+        notes.append(
+            f"{_counted(device.trouble.clashes, 'report')} reused the key of another: is its boot counter kept?"
+        )
     return notes
 
 
@@ -89,7 +106,7 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
             return _queued_reason(device, deployment, what, now)
         case State.OFFERED:
             heard = _ago(now.wall - (device.last_report_wall or deployment.created_wall))
-            text = f"{what} was offered {deployment.offers} times, the device has not asked for a block"
+            text = f"{what} was offered {_times(deployment.offers)}, the device has not asked for a block"
             return "offered", f"{text}; it was last heard {heard} ago"
         case State.DEFERRED:
             wait = max(0.0, (deployment.retry_wall or now.wall) - now.wall)
@@ -97,7 +114,7 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
         case State.DOWNLOADING if deployment.stalled:
             last = _ago(now.wall - (deployment.last_block_wall or deployment.changed_wall))
             text = f"the download of {what} has stalled at {percent_of(deployment)} %"
-            return "stalled", f"{text}: no block was asked for since {last}"
+            return "stalled", f"{text}: the last block was asked for {last} ago"
         case State.DOWNLOADING:
             return "downloading", f"it is downloading {what}: {percent_of(deployment)} %, for {since}"
         case State.DOWNLOADED:
@@ -118,7 +135,7 @@ def _queued_reason(device: Device, deployment: Deployment, what: str, now: Now) 
         return "waiting", f"attempt {deployment.attempt} of {what} waits {wait} more before it is offered"
     if device.boot is None and device.proto > 0:
         return "queued", f"{what} waits for the device's next check-in"
-    return "queued", f"{what} waits: {deployment.cause}"
+    return "queued", f"{what} is {WAITING}" if deployment.cause == WAITING else f"{what} waits: {deployment.cause}"
 
 
 def _assigned_reason(
@@ -128,23 +145,26 @@ def _assigned_reason(
     if release is None or component not in release.parts:
         return None
     part = release.parts[component]
-    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part)
+    misfit = policy.fits(device, release, part)
+    need = policy.is_needed(device, release, part) if component in device.parts else None
+    if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
+        return "confirmed", _runs_sentence(device, release, component)
+    obstacle = misfit or need
     last: Deployment | None = None
     if obstacle is None:
         rollout = unit.rollouts.get(assignment.rollout) if assignment.rollout else None
-        arrived = any(attempt.state is State.CONFIRMED for attempt in _attempts(unit, device, component, assignment))
+        attempts = _attempts(unit, device.id, component, assignment)
+        arrived = any(attempt.state is State.CONFIRMED for attempt in attempts)
         if rollout is not None and rollout.state is RolloutState.CANCELED and not arrived:
             return (
                 "rollout_canceled",
                 f"rollout {rollout.id} of {component} {release.id} was canceled before it had arrived",
             )
-        past = [attempt for attempt in _attempts(unit, device, component, assignment) if attempt.state not in OPEN]
+        past = [attempt for attempt in attempts if attempt.state not in OPEN]
         obstacle, _ = retries.verdict(past)
         last = past[0] if past else None
     if obstacle is None:
         return "waiting", f"{component} {release.id} is assigned and opens with the next check-in"
-    if obstacle is Obstacle.RUNS_IT:
-        return "confirmed", f"it runs the assigned {component} {release.id}"
     sentence = _obstacle_sentence(obstacle, device)
     if last is not None:
         sentence = f"{component} {release.id} ended {last.state} ({last.cause}) and {sentence}"
@@ -153,11 +173,19 @@ def _assigned_reason(
     return obstacle.value, sentence
 
 
-def _attempts(unit: UnitOfWork, device: Device, component: str, assignment: Assignment) -> list[Deployment]:
+def _runs_sentence(device: Device, release: Release, component: str) -> str:
+    version = device.parts[component].version
+    sentence = f"it runs the assigned {component} {release.id}"
+    if version != release.version:
+        sentence = f"it runs the bytes of the assigned {component} {release.id} already, as version {version}"
+    return f"{sentence}, which was withdrawn since" if release.state is ReleaseState.WITHDRAWN else sentence
+
+
+def _attempts(unit: UnitOfWork, device: DeviceId, component: str, assignment: Assignment) -> list[Deployment]:
     """What was tried for an assignment, newest first."""
     return [
         attempt
-        for attempt in unit.deployments.recent_of(device.id, limit=PAST_MAX)
+        for attempt in unit.deployments.recent_of(device, limit=PAST_MAX)
         if attempt.component == component
         and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
     ]
@@ -212,6 +240,14 @@ def _obstacle_sentence(obstacle: Obstacle, device: Device) -> str:
             return "the device refused it for good; the same bytes are not offered again"
         case _ as unreachable:
             assert_never(unreachable)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _times(number: int) -> str:
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
 
 
 def _ago(seconds: float) -> str:

@@ -34,6 +34,9 @@ from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 SHORT_PACKET_BYTES = 4096
 """Devices that take less may need the short form of an offer, and fetch manifest and ticket as artifacts."""
 
+WAITING: Final = "waiting to be offered"
+"""The cause of a deployment of which nothing else is known yet."""
+
 PAST_MAX = 500
 """How many deployments of a device its attempts are counted over: more than all of its components can use up."""
 
@@ -242,7 +245,7 @@ class Updates:
             rollout=assignment.rollout,
             attempt=step.attempt,
             state=State.QUEUED,
-            cause="waiting to be offered",
+            cause=WAITING,
             created_wall=self.now.wall,
             changed_wall=self.now.wall,
             size_bytes=part.manifest.size_bytes,

@@ -1,7 +1,7 @@
 """`why`: for each place where a device can be, one code and one sentence."""
 
 import pytest
-from core_world import FACTORY, World
+from core_world import FACTORY, World, image_of
 from test_core_lifecycle import bring, confirmed, downloading, installing, offered, on_trial
 
 from ota_bridge.core.deployment import State
@@ -137,6 +137,28 @@ def withdrawn_after_success(world):
     return device
 
 
+def runs_a_withdrawn_one(world):
+    device = confirmed(world)
+    world.do("release.withdraw", release="1.1.0")
+    return device
+
+
+def same_bytes(world):
+    """A later release signs the image that the device runs, under another version."""
+    device = confirmed(world)
+    world.release("1.2.0", seq=3, image=image_of("1.1.0"))
+    world.rollout("1.2.0")
+    return device
+
+
+def tried_again(world):
+    device = offered(world)
+    device.says("fail", result_code="REFUSED_DIGEST")
+    world.passes(60)
+    device.asks()
+    return device
+
+
 def claimed_by_a_canceled_rollout(world):
     """It ran the release already, so the rollout had nothing to do; then it was reset, after the rollout's end."""
     device = world.device()
@@ -158,14 +180,23 @@ SITUATIONS = [
     (wrong_hardware, "wrong_hardware", "its hardware r9 is not among those the author signed for."),
     (no_component, "no_such_component", "the device reports only firmware."),
     (unverified, "queued", "the manifest no longer holds (REFUSED_SIG: no author of it is trusted)"),
-    (lambda world: bring(world, State.OFFERED), "offered", "was offered 1 times, the device has not asked for a block"),
-    (waiting_to_retry, "waiting", "attempt 2 of firmware prod/1.1.0 waits 60 s more before it is offered."),
+    (lambda world: bring(world, State.OFFERED), "offered", "was offered once, the device has not asked for a block"),
+    (
+        waiting_to_retry,
+        "waiting",
+        "attempt 2 of firmware prod/1.1.0 waits 60 s more before it is offered (attempt 1 ended FAILED: said fail: -1).",
+    ),
+    (
+        tried_again,
+        "downloading",
+        "it is downloading firmware prod/1.1.0: 40 %, for 0 s (attempt 1 ended FAILED: said fail: REFUSED_DIGEST).",
+    ),
     (deferred, "deferred", "the device put firmware prod/1.1.0 off; it is offered again in 10 min."),
     (downloading, "downloading", "it is downloading firmware prod/1.1.0: 40 %, for 0 s."),
     (
         stalled,
         "stalled",
-        "the download of firmware prod/1.1.0 has stalled at 40 %: no block was asked for since 2 min.",
+        "the download of firmware prod/1.1.0 has stalled at 40 %: the last block was asked for 2 min ago.",
     ),
     (lambda world: bring(world, State.DOWNLOADED), "downloaded", "has not begun to install it for 0 s."),
     (installing, "installing", "it has been installing firmware prod/1.1.0 for 0 s; the next boot decides."),
@@ -179,6 +210,8 @@ SITUATIONS = [
     (timed_out, "waiting", "firmware prod/1.1.0 is assigned and opens with the next check-in."),
     (canceled, "canceled", "ended CANCELED 0 s ago (said canceled); nothing else is assigned."),
     (withdrawn_after_success, "withdrawn", "the release is withdrawn."),
+    (runs_a_withdrawn_one, "confirmed", "it runs the assigned firmware prod/1.1.0, which was withdrawn since."),
+    (same_bytes, "confirmed", "it runs the bytes of the assigned firmware prod/1.2.0 already, as version 1.1.0."),
     (claimed_by_a_canceled_rollout, "rollout_canceled", "of firmware prod/1.1.0 was canceled before it had arrived"),
 ]
 
@@ -201,7 +234,7 @@ def test_a_device_that_did_not_come_when_it_said_is_called_silent(world):
 def test_a_device_that_sends_nonsense_is_told_of_for_an_hour(world):
     device = world.device()
     world.receive(Rejected(device=device.id, reason="hw is missing"))
-    assert "(1 messages rejected, the last: hw is missing)" in device.why()[1]
+    assert "(1 message rejected, the last: hw is missing)" in device.why()[1]
     world.jump(3601)
     assert "rejected" not in device.why()[1]
 
@@ -210,7 +243,7 @@ def test_a_device_without_a_boot_counter_is_told_of(world):
     device = world.device()
     device.seq = 0
     device.check_in()
-    assert "(1 reports reused the key of another: is its boot counter kept?)" in device.why()[1]
+    assert "(1 report reused the key of another: is its boot counter kept?)" in device.why()[1]
 
 
 def test_the_facts_behind_the_sentence_are_told_too(world):
