@@ -188,13 +188,16 @@ def release_show(context: Context, release: str) -> Json:
 
 @_operation("release.withdraw", writes=True)
 def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
-    """Stop offering a release; every open deployment of it is canceled."""
+    """Stop offering a release; its rollouts end, and every open deployment of it is canceled."""
     found = _release(context, release).withdrawn()
     context.unit.releases.put(found)
     cause = f"withdrawn by {context.actor}" + (f": {reason[:200]}" if reason else "")
     canceled = 0
     for rollout in context.unit.rollouts.all(product=found.product):
         if rollout.release == found.id:
+            if rollout.state is not RolloutState.CANCELED:
+                rollout = rollout.becomes(RolloutState.CANCELED, context.now.wall, context.actor)  # noqa: PLW2901
+                context.unit.rollouts.put(rollout)
             canceled += _cancel_open(context, rollout, cause)
             context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
     return {**release_view(found), "canceled": canceled}
@@ -292,6 +295,10 @@ def _add(context: Context, row: Mapping[str, Any]) -> Json:
     device_id = DeviceId.parse(str(row.get("device", "")))
     if context.unit.devices.get(device_id) is not None:
         raise Conflict(f"device {device_id} exists already")
+    if context.bridge.rules.unique_names:
+        for known in context.unit.devices.named(device_id.name):
+            if known.id.name == device_id.name:
+                raise Conflict(f"{device_id.name} is registered as {known.id}; names are unique (topics.identity)")
     tags = row.get("tags") or []
     if not isinstance(tags, list):
         raise InvalidInput(f"tags of {device_id}: must be a list")
@@ -301,16 +308,20 @@ def _add(context: Context, row: Mapping[str, Any]) -> Json:
         state=DeviceState.ACTIVE,
         created_wall=context.now.wall,
         hw=checked_hardware_id(str(hw)) if hw else None,
-        label=_label(str(row.get("label") or "")),
+        label=_free_label(context.unit, str(row.get("label") or ""), device_id),
         tags=tuple(sorted({checked_tag(str(tag)) for tag in tags})),
     )
     context.unit.devices.put(device)
     return device_view(context.unit, device)
 
 
-def _label(text: str) -> str:
+def _free_label(unit: UnitOfWork, text: str, device: DeviceId) -> str:
+    """`text` if it may be a label and nobody else is called so."""
     if len(text) > LABEL_MAX or not text.isprintable():
         raise InvalidInput(f"label {text[:40]!r}: at most {LABEL_MAX} printable characters")
+    others = [other.id for other in unit.devices.named(text) if other.id != device] if text else []
+    if others:
+        raise Conflict(f"label {text!r} is taken by {others[0]}")
     return text
 
 
@@ -337,10 +348,7 @@ def device_tag(context: Context, device: str, add: list[str] | None = None, remo
 def device_rename(context: Context, device: str, label: str) -> Json:
     """Give a device a name for people; on the wire it keeps its own."""
     found = _device(context.unit, device)
-    others = [other for other in context.unit.devices.named(label) if other.id != found.id] if label else []
-    if others:
-        raise Conflict(f"label {label!r} is taken by {others[0].id}")
-    found = replace(found, label=_label(label))
+    found = replace(found, label=_free_label(context.unit, label, found.id))
     context.unit.devices.put(found)
     return device_view(context.unit, found)
 
@@ -377,6 +385,8 @@ def device_replace(context: Context, device: str, hw: str | None = None, success
     )
     if heir_id == found.id:
         raise InvalidInput(f"device replace: {heir_id} cannot succeed itself")
+    if heir_id.product != found.id.product:
+        raise InvalidInput(f"device replace: {heir_id} is not a {found.id.product}")
     heir = context.unit.devices.get(heir_id) or Device(
         id=heir_id, state=DeviceState.ACTIVE, created_wall=context.now.wall
     )
@@ -404,11 +414,13 @@ def rollout_start(context: Context, release: str, devices: list[str] | None = No
         raise InvalidInput("rollout start: name devices or a percentage, not both")
     if devices is not None and not devices:
         raise InvalidInput("rollout start: the list of devices is empty; leave it out to mean all")
-    named = tuple(_device(context.unit, name).id for name in devices or [])
-    for device in named:
-        if device.product != found.product:
-            raise InvalidInput(f"device {device} is not a {found.product}")
-    target = Target(devices=named) if named else Target(percent=100 if percent is None else percent)
+    named = {device.id: device for device in (_device(context.unit, name) for name in devices or [])}
+    for device in named.values():
+        if device.id.product != found.product:
+            raise InvalidInput(f"device {device.id} is not a {found.product}")
+        if device.state is DeviceState.RETIRED:
+            raise Conflict(f"device {device.id} is retired")
+    target = Target(devices=tuple(named)) if named else Target(percent=100 if percent is None else percent)
     rollout = Rollout(
         id=context.unit.new_rollout_id(),
         release=found.id,

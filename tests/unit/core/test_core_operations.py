@@ -151,6 +151,17 @@ def test_a_withdrawn_release_is_canceled_everywhere_and_cannot_be_started(world)
         world.do("release.withdraw", release="1.1.0")
 
 
+def test_the_rollouts_of_a_withdrawn_release_are_canceled_with_it(world):
+    downloading(world)
+    world.release("1.2.0", seq=3)
+    world.rollout("1.2.0", percent=0)
+    world.do("rollout.pause", rollout=world.rollout(percent=0))
+    world.do("release.withdraw", release="1.1.0")
+    shown = {rollout["id"]: (rollout["release"], rollout["state"]) for rollout in world.do("rollout.list")}
+    expected = [("prod/1.1.0", "canceled"), ("prod/1.1.0", "canceled"), ("prod/1.2.0", "running")]
+    assert expected == sorted(shown.values())
+
+
 # --- devices -----------------------------------------------------------------------------------------------------
 
 
@@ -218,6 +229,8 @@ def test_an_import_is_all_or_nothing_and_names_the_row(world):
         world.do("device.import", rows=[{"device": "prod/d1"}, {"device": "pr od/d2"}])
     with pytest.raises(Conflict, match="row 2: device prod/d1 exists"):
         world.do("device.import", rows=[{"device": "prod/d1"}, {"device": "prod/d1"}])
+    with pytest.raises(Conflict, match="row 2: label 'x' is taken by prod/d1"):
+        world.do("device.import", rows=[{"device": "prod/d1", "label": "x"}, {"device": "prod/d2", "label": "x"}])
     assert [] == world.do("device.list")
     assert {"added": 2} == world.do("device.import", rows=[{"device": "prod/d1", "label": "x"}, {"device": "prod/d2"}])
 
@@ -276,6 +289,13 @@ def test_a_successor_takes_over_tags_label_and_assignments(world):
     assert ("retired", "") == (device.record.state, device.record.label)
 
 
+def test_where_names_are_unique_no_second_product_gets_one():
+    world = World(unique_names=True)
+    world.device("d1")
+    with pytest.raises(Conflict, match="d1 is registered as prod/d1"):
+        world.do("device.add", device="other/d1")
+
+
 @pytest.mark.parametrize(
     ("args", "error"),
     [
@@ -285,6 +305,7 @@ def test_a_successor_takes_over_tags_label_and_assignments(world):
         ({"successor": "d1"}, InvalidInput),
         ({"successor": ""}, InvalidInput),
         ({"successor": "gone"}, Conflict),
+        ({"successor": "other/d1"}, InvalidInput),
     ],
 )
 def test_a_replacement_that_cannot_be_changes_nothing(world, args, error):
@@ -319,6 +340,12 @@ def test_a_rollout_for_named_devices_reaches_those(world):
     assert ["prod/d1", "prod/d2"] == sorted(str(offer.device) for offer in world.sent(Offer))
 
 
+def test_a_device_named_twice_is_one(world):
+    world.device("d1")
+    world.release()
+    assert "1 named" == world.do("rollout.start", release="1.1.0", devices=["d1", "prod/d1"])["target"]
+
+
 def test_an_empty_list_of_devices_is_never_taken_for_all(world):
     world.device()
     world.release()
@@ -347,6 +374,7 @@ def test_a_share_reaches_its_share_and_widening_the_rest(world):
         ({"release": "9"}, NotFound),
         ({"devices": ["nobody"]}, NotFound),
         ({"devices": ["other/e1"]}, InvalidInput),
+        ({"devices": ["d1", "gone"]}, Conflict),
         ({"devices": ["d1"], "percent": 10}, InvalidInput),
         ({"percent": 101}, InvalidInput),
         ({"percent": -1}, InvalidInput),
@@ -355,6 +383,8 @@ def test_a_share_reaches_its_share_and_widening_the_rest(world):
 def test_a_rollout_that_cannot_be_is_not_started(world, args, error):
     world.device("d1")
     world.device("e1", product="other")
+    world.device("gone")
+    world.do("device.retire", device="gone")
     world.release()
     with pytest.raises(error):
         world.do("rollout.start", **({"release": "1.1.0"} | args))
