@@ -1,13 +1,13 @@
 """`device …`: the fleet, one device at a time or from a CSV file."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
-from ota_bridge.cli.output import ago, size, when
+from ota_bridge.cli.output import ago, counted, size, when
 from ota_bridge.cli.session import DeviceArgument, JsonOption, Session
 from ota_bridge.core.errors import InvalidInput, NotFound, OperatorError
 from ota_bridge.core.values import DeviceId, checked_hardware_id, checked_tag
@@ -82,10 +82,9 @@ def import_csv(
     """Register the devices of a CSV file; tags are separated by spaces. The file is checked before anything is done."""
     session = Session.of(context, as_json=as_json)
     rows = list(read_rows(file))
-    known = {device["id"] for device in session.call("device.list", {})}
-    taken = [row["device"] for row in rows if row["device"] in known]
-    if taken:
-        raise InvalidInput(f"{file}: {len(taken)} of {len(rows)} devices exist already, such as {taken[0]}")
+    if not rows:
+        raise InvalidInput(f"{file} names no device below the first line")
+    _check_free(file, rows, session.call("device.list", {}))
     added = 0
     try:
         for start in range(0, len(rows), _IMPORT_BATCH):
@@ -95,7 +94,7 @@ def import_csv(
     if as_json:
         session.output.json({"added": added})
     else:
-        session.output.say(f"{added} devices registered")
+        session.output.say(f"{counted(added, 'device')} registered")
 
 
 @commands.command("approve")
@@ -128,7 +127,13 @@ def rename(
     as_json: JsonOption = False,
 ) -> None:
     """Give a device a name for people; on the wire it keeps its own."""
-    _change(context, as_json, "device.rename", {"device": device, "label": label}, f"is called {label!r} now")
+    _change(
+        context,
+        as_json,
+        "device.rename",
+        {"device": device, "label": label},
+        f"is called {label!r} now" if label else "has no label now",
+    )
 
 
 @commands.command("retire")
@@ -187,9 +192,11 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
             for row in reader:
                 where = f"{file} line {reader.line_num}"
                 checked = _row(where, row)
-                if checked["device"] in seen:
-                    raise InvalidInput(f"{where}: {checked['device']} stands in line {seen[checked['device']]} too")
-                seen[checked["device"]] = reader.line_num
+                label = f"label {checked['label']!r}" if "label" in checked else None
+                for unique in filter(None, (checked["device"], label)):
+                    if unique in seen:
+                        raise InvalidInput(f"{where}: {unique} stands in line {seen[unique]} too")
+                    seen[unique] = reader.line_num
                 yield checked
     except FileNotFoundError:
         raise NotFound(f"there is no file {file}") from None
@@ -203,7 +210,23 @@ def _check_heads(file: Path, heads: list[str]) -> None:
     wrong = [head for head in heads if head not in _COLUMNS]
     if wrong or "device" not in heads or len(set(heads)) != len(heads):
         shown = ",".join(heads)[:80]
-        raise InvalidInput(f"{file}: the first line must name the columns {', '.join(_COLUMNS)}, not {shown!r}")
+        needed, *optional = _COLUMNS
+        raise InvalidInput(
+            f"{file}: the first line must name the column {needed} and may name {', '.join(optional)}; it is {shown!r}"
+        )
+
+
+def _check_free(file: Path, rows: Sequence[Mapping[str, Any]], devices: Sequence[Mapping[str, Any]]) -> None:
+    """Raise before anything is done where a device or a label is there already."""
+    known = {device["id"] for device in devices}
+    taken = [row["device"] for row in rows if row["device"] in known]
+    if taken:
+        such, verb = (", such as", "exist") if len(taken) > 1 else (":", "exists")
+        raise InvalidInput(f"{file}: {len(taken)} of {len(rows)} devices {verb} already{such} {taken[0]}")
+    called = {name: device["id"] for device in devices for name in (device["name"], device["label"]) if name}
+    for row in rows:
+        if row.get("label") in called:
+            raise InvalidInput(f"{file}: label {row['label']!r} is taken by {called[row['label']]}")
 
 
 def _row(where: str, row: Mapping[str | None, Any]) -> dict[str, Any]:

@@ -159,6 +159,11 @@ def size(count: object) -> str:
     raise AssertionError
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things: "1 device", "2 devices"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def when(iso: object) -> str:
     """An ISO 8601 time as local time."""
     time = _parsed(iso)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from ota_bridge.cli.keys import AUTHOR_FILE
-from ota_bridge.cli.output import size, when
+from ota_bridge.cli.output import counted, size, when
 from ota_bridge.cli.session import JsonOption, ReleaseArgument, Session
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, ManifestFacts
@@ -171,7 +171,7 @@ def withdraw(
     if as_json:
         session.output.json(result)
     else:
-        session.output.say(f"release {result['id']} is withdrawn; {result.get('canceled', 0)} deployments canceled")
+        session.output.say(f"release {result['id']} is withdrawn; {counted(result['canceled'], 'deployment')} canceled")
 
 
 def _print_release(session: Session, release: Mapping[str, Any]) -> None:

@@ -5,7 +5,8 @@ the same functions, and say as of when.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -78,10 +79,13 @@ class Session:
     ) -> Any:
         """Carry out `op` in the daemon; raises DaemonNotRunning with the remedy."""
         client = self.client(answer_s=UPLOAD_ANSWER_S if upload else ANSWER_S)
-        try:
+        with _with_remedy():
             return client.call(op, _given(args), upload=upload, progress=progress)
-        except DaemonNotRunning as error:
-            raise DaemonNotRunning(f"{error}; start it with `ota-bridge serve`") from error
+
+    def stream(self, op: str, args: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Follow `op` of the daemon; raises DaemonNotRunning with the remedy."""
+        with _with_remedy():
+            yield from self.client().stream(op, _given(args))
 
     def read(self, op: str, args: Mapping[str, Any]) -> Answer:
         """Ask the daemon, or the database of a stopped one."""
@@ -101,6 +105,14 @@ class Session:
             document = answer.result if key is None else {key: answer.result}
             self.output.json(document if answer.as_of is None else {**document, "as_of": answer.as_of})
         return self.as_json
+
+
+@contextmanager
+def _with_remedy() -> Iterator[None]:
+    try:
+        yield
+    except DaemonNotRunning as error:
+        raise DaemonNotRunning(f"{error}; start it with `ota-bridge serve`") from error
 
 
 def _given(args: Mapping[str, Any]) -> dict[str, Any]:

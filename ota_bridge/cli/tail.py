@@ -9,7 +9,7 @@ import typer
 
 from ota_bridge.cli.session import JsonOption, Session
 from ota_bridge.config import Config
-from ota_bridge.core.errors import BrokerError, Malformed, OperatorError
+from ota_bridge.core.errors import BrokerError, Malformed, NotFound, OperatorError
 from ota_bridge.core.values import DeviceId
 from ota_bridge.decode import MapKeys, read_json, read_msgpack
 from ota_bridge.mqtt.listen import listen
@@ -38,19 +38,24 @@ def tail(
     """Show the traffic of one device or of all, msgpack as text, binary values in short hex, until Ctrl-C."""
     session = Session.of(context, as_json=as_json)
     address = broker_of(session)
-    filters = topic_filters(session.config.topics.root, device, blocks=blocks)
+    filters = topic_filters(session.config.topics.root, wanted(session, device), blocks=blocks)
     try:
         asyncio.run(_follow(session, address, filters, count))
     except KeyboardInterrupt:
         return
 
 
-def events(context: typer.Context, device: _Device = None) -> None:
+def events(
+    context: typer.Context,
+    device: _Device = None,
+    as_json: Annotated[bool, typer.Option("--json", help="What it prints is JSON in any case.")] = False,
+) -> None:
     """Show reports and state changes as JSON lines, as the daemon tells them, until Ctrl-C."""
+    del as_json
     session = Session.of(context, as_json=True)
-    args = {} if device is None else {"device": device}
+    named = wanted(session, device)
     try:
-        for event in session.client().stream("events", args):
+        for event in session.stream("events", {"device": named}):
             line = event.get("line")
             typer.echo(line) if isinstance(line, str) else session.output.json(event)
     except KeyboardInterrupt:
@@ -79,6 +84,21 @@ def _show(session: Session, message: MqttMessage) -> None:
     else:
         kept = " (retained)" if message.retain else ""
         session.output.say(f"{now:%H:%M:%S.%f}"[:12] + f"  {message.topic}{kept}  {as_text(message.payload)}")
+
+
+def wanted(session: Session, device: str | None) -> str | None:
+    """The whole name of the device that is meant; one that has not appeared yet may be waited for under it."""
+    if device is None:
+        return None
+    try:
+        return str(session.read("device.show", {"device": device}).result["id"])
+    except DaemonNotRunning:
+        return device
+    except NotFound:
+        if "/" not in device:
+            raise
+        session.output.note(f"{DeviceId.parse(device)} is not known yet; what comes is shown")
+        return device
 
 
 def topic_filters(root: str, device: str | None, *, blocks: bool = True) -> list[str]:

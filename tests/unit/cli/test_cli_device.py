@@ -28,9 +28,11 @@ def test_add_tag_rename_retire(operator, daemon):
     assert operator("device", "tag", "d1", "--add", "x", "--add", "y", "--remove", "lab").out == (
         "device demo/d1: tags x, y\n"
     )
-    assert operator("device", "rename", "d1", "kitchen").code == 0
+    assert operator("device", "rename", "d1", "kitchen").out == "device demo/d1 is called 'kitchen' now\n"
     assert operator("device", "show", "kitchen", "--json").json["tags"] == ["x", "y"]
     assert operator("device", "list", "--tag", "x").lines()[1][0] == "demo/d1 (kitchen)"
+    assert operator("device", "rename", "d1", "").out == "device demo/d1 has no label now\n"
+    assert operator("device", "rename", "d1", "kitchen").code == 0
     assert operator("device", "retire", "kitchen").out == "device demo/d1 is retired\n"
     assert operator("device", "list", "--state", "retired", "--json").json["devices"][0]["id"] == "demo/d1"
 
@@ -72,6 +74,8 @@ def test_a_csv_file_is_imported(operator, daemon):
     file.write_text("device,hw,tags,label\ndemo/d1, r1 ,lab first,Kitchen\ndemo/d2,,,\n", encoding="utf-8-sig")
     ran = operator("device", "import", file, "--json")
     assert (ran.code, ran.json) == (0, {"added": 2})
+    file.write_text("device\ndemo/d3\n")
+    assert operator("device", "import", file).out == "1 device registered\n"
     shown = operator("device", "show", "demo/d1", "--json").json
     assert (shown["hw"], shown["tags"], shown["label"]) == ("r1", ["first", "lab"], "Kitchen")
 
@@ -86,10 +90,12 @@ def test_a_long_csv_file_goes_in_batches(operator, daemon):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "the first line must name the columns"),
-        ("demo/d1\n", "the first line must name the columns"),
-        ("device,colour\ndemo/d1,red\n", "the first line must name the columns device, hw, tags, label"),
-        ("device,device\ndemo/d1,demo/d1\n", "the first line must name the columns"),
+        ("", "the first line must name the column device and may name hw, tags, label; it is ''"),
+        ("demo/d1\n", "the first line must name the column device and may name hw, tags, label; it is 'demo/d1'"),
+        ("device,colour\ndemo/d1,red\n", "it is 'device,colour'"),
+        ("device,device\ndemo/d1,demo/d1\n", "it is 'device,device'"),
+        ("device,hw\n", "names no device below the first line"),
+        ("device,label\ndemo/d1,x\ndemo/d2,x\n", "line 3: label 'x' stands in line 2 too"),
         ("device,hw\ndemo/d1\n", "line 2: it has not as many fields as the first line"),
         ("device,hw\ndemo/d1,r1,x\n", "line 2: it has not as many fields as the first line"),
         ("device\nd1\n", "line 2: device 'd1': write it as PRODUCT/NAME"),
@@ -97,7 +103,8 @@ def test_a_long_csv_file_goes_in_batches(operator, daemon):
         ("device,tags\ndemo/d1,a/b\n", "line 2: tag 'a/b' is not valid"),
         ("device\ndemo/d1\ndemo/d1\n", "line 3: demo/d1 stands in line 2 too"),
         ('device\n"demo/d1\n', "is not a CSV file in UTF-8"),
-        ("device\ndemo/there\ndemo/d2\n", "1 of 2 devices exist already, such as demo/there"),
+        ("device\ndemo/there\ndemo/d2\n", "1 of 2 devices exists already: demo/there"),
+        ("device,label\ndemo/d2,there\n", "label 'there' is taken by demo/there"),
     ],
 )
 def test_a_csv_file_that_cannot_be_used_changes_nothing(operator, daemon, text, sentence):

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ota_bridge.cli.session import Session
-from ota_bridge.cli.tail import as_text, broker_of, readable, topic_filters
-from ota_bridge.core.errors import InvalidInput
+from ota_bridge.cli.tail import as_text, broker_of, readable, topic_filters, wanted
+from ota_bridge.core.errors import InvalidInput, NotFound
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,38 @@ def test_the_broker_is_the_configured_one_else_the_daemons_else_the_embedded_def
     daemon.stop()
     assert broker_of(Session(flags={"embedded.port": "7", "embedded.host": "0.0.0.0"})).host == "127.0.0.1"
     assert broker_of(Session(flags={"embedded.port": "7"})).port == 7
+
+
+def test_a_device_is_named_as_everywhere_else(operator, daemon):
+    operator("device", "add", "demo/d1")
+    operator("device", "rename", "d1", "kitchen")
+    session = Session()
+    assert [wanted(session, name) for name in (None, "d1", "kitchen", "demo/d1")] == [None, *["demo/d1"] * 3]
+    with pytest.raises(NotFound, match="no device 'gone'"):
+        wanted(session, "gone")
+
+
+def test_a_device_that_is_not_known_yet_is_waited_for_under_its_whole_name(operator, daemon, capfd):
+    assert wanted(Session(), "demo/later") == "demo/later"
+    assert "demo/later is not known yet" in capfd.readouterr().err
+    for name in ("demo/+", "a/b/c", "demo/"):
+        with pytest.raises(InvalidInput):
+            wanted(Session(), name)
+
+
+def test_without_a_daemon_and_a_database_a_device_is_who_is_named(operator):
+    assert wanted(Session(), "d1") == "d1"
+
+
+@pytest.mark.parametrize("words", [("tail", "gone"), ("events", "gone"), ("events", "--json", "gone")])
+def test_nobody_of_that_name_is_said_so(operator, daemon, words):
+    ran = operator(*words)
+    assert (ran.code, ran.err) == (1, "error: no device 'gone'; see: device list\n")
+
+
+def test_events_without_a_daemon_say_so(operator):
+    ran = operator("events")
+    assert (ran.code, "start it with `ota-bridge serve`" in ran.err) == (3, True)
 
 
 def test_events_are_json_lines_until_the_daemon_ends(operator, daemon):
