@@ -2,9 +2,11 @@
 
 1. A pending trial whose manifest and digest hold boots once; the boot is recorded before the image runs.
 2. A trial that was booted and is not confirmed now (watchdog, reboot, power cut) is over: back to the other.
-3. No image boots whose digest or manifest signature does not hold; the factory firmware is in ROM, so there
-   is always something that can check in.
+3. No image boots whose digest or manifest signature does not hold, that was made for another class, or whose
+   seq is below the stored one; the firmware of the factory is in ROM, so there is always something that can
+   check in.
 4. Each boot writes one record: boot counter, trial and the report of what happened change together.
+5. Each boot is logged with the digest of the bytes that are in the slot, whatever its manifest says.
 """
 
 import logging
@@ -12,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from device_sim.errors import ManifestRefused
-from device_sim.manifest import Manifest, read_manifest
+from device_sim.manifest import Identity, Installed, Manifest, judge, read_manifest
 from device_sim.settings import Final, Trial
 from device_sim.storage import Storage
 from device_sim.trust import Trust
@@ -22,25 +24,26 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """What was booted. `manifest` is None for the firmware of the factory."""
+    """What was booted. `manifest` is None, and `digest` empty, for the firmware of the factory."""
 
     number: int
     slot: int
     version: str
     trial: bool
     manifest: Manifest | None
+    digest: bytes
 
 
-def boot(storage: Storage, trust: Trust, *, factory_version: str) -> Boot:
+def boot(storage: Storage, trust: Trust, identity: Identity, *, factory_version: str) -> Boot:
     """Pick what runs now, record it, and say so."""
     storage.mount(factory_version)
     settings = storage.settings
     number = settings.boot + 1
     if settings.trial is Trial.PENDING:
-        manifest = verified(storage, trust, 1 - settings.active)
-        if manifest is not None:
+        found = verified(storage, trust, identity, 1 - settings.active)
+        if found is not None:
             storage.save(boot=number, trial=Trial.BOOTED, installing=False)
-            return _booted(number, 1 - settings.active, manifest, trial=True)
+            return _booted(number, 1 - settings.active, found, trial=True)
         storage.save(boot=number, **_back(storage, manifest_version(storage, trust), "the new image does not verify"))
     elif settings.trial is Trial.BOOTED:
         storage.save(boot=number, **_back(storage, manifest_version(storage, trust), "not confirmed"))
@@ -48,21 +51,28 @@ def boot(storage: Storage, trust: Trust, *, factory_version: str) -> Boot:
         storage.save(boot=number, **_back(storage, manifest_version(storage, trust), "restarted while installing"))
     else:
         storage.save(boot=number)
-    return _old(storage, trust, number, factory_version)
+    return _old(storage, trust, identity, number, factory_version)
 
 
-def verified(storage: Storage, trust: Trust, slot: int) -> Manifest | None:
-    """The manifest of a slot whose signature holds and whose image is the one it names."""
-    envelope = storage.envelope(slot)
+def verified(storage: Storage, trust: Trust, identity: Identity, slot: int) -> tuple[Manifest, bytes] | None:
+    """Manifest and digest of a slot's image, if it may run: signed, for this device as it is, and whole."""
+    envelope, settings = storage.envelope(slot), storage.settings
     if envelope is None:
         return None
+    size_bytes = storage.layout.slots[slot].size_bytes
+    installed = Installed(
+        digest=settings.digest, seqs=settings.seqs, security_counter=settings.security_counter, slot_bytes=size_bytes
+    )
     try:
         manifest = read_manifest(trust, envelope)
-    except ManifestRefused:
+        judge(manifest, identity, installed)
+    except ManifestRefused as refused:
+        log.warning("slot %d is not booted: %s", slot, refused)
         return None
-    if not 0 < manifest.size_bytes <= storage.slot_bytes:
+    if not 0 < manifest.size_bytes <= size_bytes:
         return None
-    return manifest if storage.digest(slot, manifest.size_bytes) == manifest.digest else None
+    digest = storage.digest(slot, manifest.size_bytes)
+    return (manifest, digest) if digest == manifest.digest else None
 
 
 def manifest_version(storage: Storage, trust: Trust) -> str:
@@ -86,18 +96,20 @@ def _back(storage: Storage, version: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _old(storage: Storage, trust: Trust, number: int, factory_version: str) -> Boot:
-    settings = storage.settings
-    if settings.factory:
-        return Boot(number=number, slot=settings.active, version=settings.version, trial=False, manifest=None)
-    manifest = verified(storage, trust, settings.active)
-    if manifest is not None:
-        return _booted(number, settings.active, manifest, trial=False)
-    log.warning("boot %d: slot %d does not verify, back to the factory's", number, settings.active)
-    storage.save(factory=True, version=factory_version, digest=b"", size_bytes=0, download=None)
-    return Boot(number=number, slot=settings.active, version=factory_version, trial=False, manifest=None)
+def _old(storage: Storage, trust: Trust, identity: Identity, number: int, factory_version: str) -> Boot:
+    slot = storage.settings.active
+    if not storage.settings.factory:
+        found = verified(storage, trust, identity, slot)
+        if found is not None:
+            return _booted(number, slot, found, trial=False)
+        log.warning("boot %d: slot %d does not verify, back to the factory's", number, slot)
+        storage.save(factory=True, version=factory_version, digest=b"", size_bytes=0, download=None)
+    log.info("boot %d: the factory's, %s", number, storage.settings.version)
+    version = storage.settings.version
+    return Boot(number=number, slot=slot, version=version, trial=False, manifest=None, digest=b"")
 
 
-def _booted(number: int, slot: int, manifest: Manifest, *, trial: bool) -> Boot:
-    log.info("boot %d: slot %d, %s, sha256 %s", number, slot, manifest.version, manifest.digest.hex())
-    return Boot(number=number, slot=slot, version=manifest.version, trial=trial, manifest=manifest)
+def _booted(number: int, slot: int, found: tuple[Manifest, bytes], *, trial: bool) -> Boot:
+    manifest, digest = found
+    log.info("boot %d: slot %d, %s, sha256 %s", number, slot, manifest.version, digest.hex())
+    return Boot(number=number, slot=slot, version=manifest.version, trial=trial, manifest=manifest, digest=digest)

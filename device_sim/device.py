@@ -12,6 +12,7 @@ same actions.
 """
 
 import logging
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
@@ -39,6 +40,7 @@ NONCE_BYTES = 16
 FAULTY_WATCHDOG_S = 5.0
 MIN_CHECK_IN_GAP_S = 1.0
 MAX_SEQS = 64
+LOGGED_BOOTS = 64
 
 
 class Device:
@@ -47,6 +49,7 @@ class Device:
     def __init__(self, *, config: DeviceConfig, storage: Storage, trust: Trust, rng: Random, fault: Fault) -> None:
         self.config = config
         self.stats = Stats()
+        self.boot_log: deque[bootloader.Boot] = deque(maxlen=LOGGED_BOOTS)
         self._storage, self._trust, self._rng, self._fault = storage, trust, rng, fault
         self._went_back: str | None = None
         self._identity = Identity.of(
@@ -63,7 +66,8 @@ class Device:
     def boot(self, now_s: float) -> None:
         """Run the bootloader, then begin with an empty memory. Call it before anything else."""
         self.stats.boots += 1
-        booted = bootloader.boot(self._storage, self._trust, factory_version=self.config.version)
+        booted = bootloader.boot(self._storage, self._trust, self._identity, factory_version=self.config.version)
+        self.boot_log.append(booted)
         self._online = False
         self._session = session = Session(
             config=self.config,

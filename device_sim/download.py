@@ -14,12 +14,12 @@ from random import Random
 from typing import Final
 
 from device_sim.errors import ManifestRefused
-from device_sim.flash import SECTOR_BYTES
+from device_sim.layout import Area
 from device_sim.manifest import Manifest, read_manifest
 from device_sim.merkle import HASH_BYTES, chunk_count, leaf_hash, root_of
 from device_sim.model import DeviceConfig, Fault, FaultKind, Stats
 from device_sim.puller import Limits, Puller, RoundTrip
-from device_sim.storage import Area, Storage
+from device_sim.storage import Storage
 from device_sim.trust import Trust
 from device_sim.wire import BlockData
 
@@ -59,9 +59,11 @@ class ImageDownload:
         self.outcome = Outcome.PULLING
         record = storage.settings.download
         assert record is not None
-        self._slot = storage.slots[record.slot]
+        self._slot = storage.layout.slots[record.slot]
         self._leaves = config.level == "L1"
         self._in_list = self._leaves and not record.list_verified
+        if record.list_spoiled:
+            self._wipe_list()
         self.puller = self._list_puller() if self._in_list else self._image_puller()
         if record.image_verified:
             self.outcome = Outcome.COMPLETE
@@ -90,7 +92,11 @@ class ImageDownload:
         return unit
 
     def _unit_bytes(self) -> int:
-        return SECTOR_BYTES if self._in_list else max(SECTOR_BYTES, self.manifest.chunk_bytes)
+        return self._area.sector_bytes if self._in_list else self._area.unit_bytes(self.manifest.chunk_bytes)
+
+    @property
+    def _area(self) -> Area:
+        return self._storage.layout.chunk_list if self._in_list else self._slot
 
     def _store(self, unit: bytes) -> bool:
         end = self.puller.position - len(self._part)
@@ -100,8 +106,7 @@ class ImageDownload:
             if self._leaves and not self._chunks_hold(start, unit):
                 self._bad_chunk(start, end)
                 return False
-        area = self._storage.list_area if self._in_list else self._slot
-        self._storage.program_unit(area, start // self._unit_bytes(), start, unit)
+        self._storage.program_unit(self._area, start // self._unit_bytes(), start, unit)
         self._again = 0
         if end == self.puller.size_bytes:
             self._finished()
@@ -152,22 +157,29 @@ class ImageDownload:
         if self._list_again > MAX_AGAIN:
             self.outcome = Outcome.BAD
             return
-        self._storage.prepare_list(size)
+        self._storage.save(download=replace(record, list_spoiled=True))
+        self._wipe_list()
         self.puller = self._list_puller()
 
+    def _wipe_list(self) -> None:
+        # The note stays until all of it is erased: a torn erase may leave marks of units that are gone.
+        self._storage.prepare_list(list_bytes(self.manifest))
+        record = self._storage.settings.download
+        assert record is not None
+        self._storage.save(download=replace(record, list_spoiled=False))
+
     def _list_puller(self) -> Puller:
-        size = list_bytes(self.manifest)
-        return self._puller(self.manifest.root, self._storage.list_area, size, SECTOR_BYTES)
+        return self._puller(self.manifest.root, list_bytes(self.manifest))
 
     def _image_puller(self) -> Puller:
-        unit = max(SECTOR_BYTES, self.manifest.chunk_bytes)
-        return self._puller(self.manifest.digest, self._slot, self.manifest.size_bytes, unit)
+        return self._puller(self.manifest.digest, self.manifest.size_bytes)
 
-    def _puller(self, digest: bytes, area: Area, size: int, unit: int) -> Puller:
-        done = self._storage.units_done(area, chunk_count(size, unit))
+    def _puller(self, digest: bytes, size: int) -> Puller:
+        unit = self._unit_bytes()
+        done = self._storage.units_done(self._area, chunk_count(size, unit))
         position = min(done * unit, size)
         if position < size:
-            self._storage.clean_unit(area, position, min(unit, size - position))
+            self._storage.clean_unit(self._area, position, min(unit, size - position))
         self._part.clear()
         return Puller(
             digest=digest,
@@ -195,6 +207,7 @@ def held_image(storage: Storage, trust: Trust) -> tuple[bytes, int] | None:
         manifest = read_manifest(trust, envelope)
     except ManifestRefused:
         return None
-    unit = max(SECTOR_BYTES, manifest.chunk_bytes)
-    done = storage.units_done(storage.slots[record.slot], chunk_count(manifest.size_bytes, unit))
+    area = storage.layout.slots[record.slot]
+    unit = area.unit_bytes(manifest.chunk_bytes)
+    done = storage.units_done(area, chunk_count(manifest.size_bytes, unit))
     return (manifest.digest, min(done * unit, manifest.size_bytes)) if done else None

@@ -18,6 +18,7 @@ from typing import Any, Final
 from device_sim.device import Device
 from device_sim.errors import BrokerUnreachable, OptionError
 from device_sim.flash import Flash
+from device_sim.layout import Layout
 from device_sim.link import Link
 from device_sim.model import DeviceConfig, Fault, Phase, Result
 from device_sim.options import FleetOptions
@@ -126,12 +127,12 @@ def _make_members(options: FleetOptions, trust: Trust, directory: Path, watch: _
     except OSError as error:
         raise OptionError(f"--state: {directory} cannot be used: {error.strerror}") from None
     tls, gate = options.tls_context(), asyncio.Semaphore(CONNECTING_AT_ONCE)
-    flash_bytes = Storage.flash_bytes(options.slot_bytes)
+    layout = Layout.plain(options.slot_bytes)
     for index in range(1, options.count + 1):
         config = _config(options, index)
         rng = Random(f"{options.seed}/{index}")
-        flash = Flash(directory / f"{config.device}.flash", flash_bytes)
-        storage = Storage(flash, slot_bytes=options.slot_bytes, version=config.version)
+        flash = Flash(directory / f"{config.device}.flash", layout.chip)
+        storage = Storage(flash, layout, version=config.version)
         faulty = options.fault_count is None or index <= options.fault_count
         fault = Fault.parse(options.fault if faulty else "none")
         device = Device(config=config, storage=storage, trust=trust, rng=rng, fault=fault)

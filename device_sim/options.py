@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import unquote, urlsplit
 
+from device_sim.chip import SECTOR_BYTES
 from device_sim.errors import OptionError
-from device_sim.flash import SECTOR_BYTES
 from device_sim.model import DEFAULT_SLOT_BYTES, Fault, Level
 from device_sim.wire import Encoding
 

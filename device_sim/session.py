@@ -46,7 +46,7 @@ class Session:
             digest=settings.digest,
             seqs=settings.seqs,
             security_counter=settings.security_counter,
-            slot_bytes=self.storage.slot_bytes,
+            slot_bytes=self.storage.free_slot.size_bytes,
         )
 
     def check_in_within(self, now_s: float, low_s: float, high_s: float) -> None:

@@ -28,6 +28,7 @@ class Download:
     envelope_digest: bytes
     apply_now: bool = False
     list_verified: bool = False
+    list_spoiled: bool = False
     image_verified: bool = False
 
 

@@ -125,6 +125,8 @@ class Updater:
         try:
             manifest = read_manifest(self._s.trust, envelope or b"")
         except ManifestRefused:
+            manifest = None
+        if manifest is None or manifest.envelope_digest != record.envelope_digest:
             self._s.storage.save(download=None)
             return
         self._begin(manifest, released=record.apply_now, now_s=now_s)

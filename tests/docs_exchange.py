@@ -14,6 +14,7 @@ import msgpack
 
 from device_sim.device import Device
 from device_sim.flash import Flash
+from device_sim.layout import Layout
 from device_sim.model import DeviceConfig, Fault, Reboot
 from device_sim.storage import Storage
 from device_sim.trust import load_trust
@@ -65,10 +66,11 @@ class _Exchange:
         self._release()
         samples.TRUST.save(directory / "trust.json")
         config = DeviceConfig(product="demo", device="d1", hw="r1", slot_bytes=SLOT_BYTES)
-        flash = Flash(directory / "flash", Storage.flash_bytes(SLOT_BYTES))
+        layout = Layout.plain(SLOT_BYTES)
+        flash = Flash(directory / "flash", layout.chip)
         self._device = Device(
             config=config,
-            storage=Storage(flash, slot_bytes=SLOT_BYTES, version="1.0.0"),
+            storage=Storage(flash, layout, version="1.0.0"),
             trust=load_trust(directory / "trust.json"),
             rng=Random(1),
             fault=Fault(),

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from device_sim.device import Device
 from device_sim.flash import Flash
+from device_sim.layout import Layout
 from device_sim.link import Link
 from device_sim.model import DeviceConfig, Fault, Reboot
 from device_sim.storage import Storage
@@ -150,8 +151,9 @@ class Lab:
 
     def power_on(self):
         """A new process: everything but the flash file is gone."""
-        self.flash = Flash(self.path, Storage.flash_bytes(self.config.slot_bytes))
-        self.storage = Storage(self.flash, slot_bytes=self.config.slot_bytes, version=self.config.version)
+        layout = Layout.plain(self.config.slot_bytes)
+        self.flash = Flash(self.path, layout.chip)
+        self.storage = Storage(self.flash, layout, version=self.config.version)
         self.device = Device(config=self.config, storage=self.storage, trust=self.trust, rng=self.rng, fault=self.fault)
         self.queue.clear()
         self.device.boot(self.now)

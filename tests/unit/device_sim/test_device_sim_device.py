@@ -412,7 +412,7 @@ def test_an_image_that_is_not_the_signed_one_never_gets_a_boot_flag(lab, level):
     asked = [r for r in bench.requests if r[1] == 5 * 4096]
     assert (4 if level == "L1" else 1) == len(asked)
     if level == "L1":
-        area = bench.storage.slots[1]
+        area = bench.storage.layout.slots[1]
         assert bench.flash.is_erased(area.offset + 5 * 4096, 4096)
 
 

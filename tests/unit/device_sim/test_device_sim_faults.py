@@ -147,7 +147,7 @@ def test_the_bootloader_refuses_a_slot_that_changed_after_the_check(lab):
     verify = bench.device._updater.installer.verdict
 
     def tampered(*, go):
-        area = bench.storage.slots[1]
+        area = bench.storage.layout.slots[1]
         bench.flash.erase(area.offset, 4096)
         verify(go=go)
 
@@ -159,9 +159,9 @@ def test_the_bootloader_refuses_a_slot_that_changed_after_the_check(lab):
 def test_an_installed_image_that_rots_falls_back_to_the_factorys(lab):
     bench = lab()
     bench.run_settled()
-    area = bench.storage.slots[bench.storage.settings.active]
+    area = bench.storage.layout.slots[bench.storage.settings.active]
     bench.flash.erase(area.offset, 4096)
-    booted = bootloader.boot(bench.storage, bench.trust, factory_version="1.0.0")
+    booted = bootloader.boot(bench.storage, bench.trust, bench.device._identity, factory_version="1.0.0")
     assert (None, "1.0.0", b"") == (booted.manifest, booted.version, bench.storage.settings.digest)
 
 
