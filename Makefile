@@ -4,9 +4,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE ?=
+SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -41,6 +42,12 @@ bench-quick: venv mosquitto  ## every stack of the benchmark for a moment: is ev
 unit: venv  ## the tests that start no process
 	@$(BIN)/python -m pytest -q tests/unit tests/contract
 
+faults: venv mosquitto  ## faults by their seeds, in minutes (SEED=n begins at others)
+	@$(BIN)/python -m tests.faults run --size faults --seed $(SEED)
+
+faults-full: venv mosquitto  ## the same for a night; after an interruption it goes on where it was
+	@$(BIN)/python -m tests.faults run --size full --seed $(SEED)
+
 check: venv  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "make: run 'make format'" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -59,4 +66,4 @@ lock:  ## resolve requirements.txt again (needs uv)
 		--extra dev pyproject.toml --output-file requirements.txt
 
 clean:  ## remove what the tasks made
-	rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .demo .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -121,6 +121,7 @@ class Lab:
 
     def __post_init__(self):
         self.author = Author()
+        self.digest = sha(self.image)
         self.config = self.config or DeviceConfig(product="p", device="d1", hw="r1", slot_bytes=SLOT_BYTES)
         self.payload = self.payload or payload_for(self.image)
         self.envelope = self.envelope or self.author.envelope(self.payload)
@@ -134,7 +135,7 @@ class Lab:
         self.payload_bytes = 0
         self.blobs = {}
         chunk = 1 << self.payload.get(10, 12) if isinstance(self.payload.get(10, 12), int) else 4096
-        self.serve(sha(self.image), self.image)
+        self.serve(self.digest, self.image)
         if isinstance(self.payload.get(11), bytes):
             self.serve(self.payload[11], b"".join(leaves_of(self.image, min(chunk, 65536))))
         self.serve(sha(self.envelope), self.envelope)
@@ -257,7 +258,7 @@ class Lab:
         self.send(answer)
         if report["type"] == "report_version" and self.offering:
             installed = self._binary(report["parts"]["firmware"][2])
-            if installed != sha(self.image)[:8]:
+            if installed != self.digest[:8]:
                 self.offer(report)
 
     def _get(self, payload):

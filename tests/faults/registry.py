@@ -1,0 +1,6 @@
+"""Every family of faults; see `tests/faults/families.py` for what one is."""
+
+from tests.faults import power
+from tests.faults.families import Family
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (power.DOWNLOAD, power.SWITCH, power.FIVE)}
