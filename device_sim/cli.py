@@ -54,7 +54,8 @@ def run(
     fault: Annotated[
         str,
         typer.Option(
-            help="never_confirm, reboot_in=DOWNLOADED|INSTALLING|TRIAL, factory_reset, corrupt_chunk[_once]=N"
+            help="never_confirm, reboot_in=DOWNLOADED|INSTALLING|TRIAL, factory_reset, corrupt_chunk[_once]=N,"
+            " power_cuts=N"
         ),
     ] = "none",
     fault_count: Annotated[int | None, typer.Option(help="only so many devices have the fault")] = None,

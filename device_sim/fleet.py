@@ -25,6 +25,7 @@ from device_sim.options import FleetOptions
 from device_sim.report import FleetReport, device_report, is_ok
 from device_sim.shell import Runner, end_tasks
 from device_sim.storage import Storage
+from device_sim.supply import Supply
 from device_sim.trust import Trust, load_trust
 
 log = logging.getLogger(__name__)
@@ -137,7 +138,10 @@ def _make_members(options: FleetOptions, trust: Trust, directory: Path, watch: _
         fault = Fault.parse(options.fault if faulty else "none")
         device = Device(config=config, storage=storage, trust=trust, rng=rng, fault=fault)
         link = Link(loss=options.loss, dup=options.dup, rng=Random(f"{options.seed}/{index}/link"))
-        runner = Runner(device=device, options=options, link=link, rng=rng, gate=gate, tls=tls, changed=watch.changed)
+        supply = Supply(flash, cuts=fault.cuts, rng=Random(f"{options.seed}/{index}/power"))
+        runner = Runner(
+            device=device, supply=supply, options=options, link=link, rng=rng, gate=gate, tls=tls, changed=watch.changed
+        )
         watch.members[runner.id] = _Member(
             runner=runner, storage=storage, fault=fault, started_as=storage.settings.version
         )

@@ -41,6 +41,7 @@ class FaultKind(StrEnum):
     FACTORY_RESET = "factory_reset"
     CORRUPT_CHUNK = "corrupt_chunk"
     CORRUPT_CHUNK_ONCE = "corrupt_chunk_once"
+    POWER_CUTS = "power_cuts"
 
 
 REBOOT_PHASES: Final = (Phase.DOWNLOADED, Phase.INSTALLING, Phase.TRIAL)
@@ -48,16 +49,17 @@ REBOOT_PHASES: Final = (Phase.DOWNLOADED, Phase.INSTALLING, Phase.TRIAL)
 
 @dataclass(slots=True, kw_only=True)
 class Fault:
-    """One fault of one device; it fires once, except those that stand for a broken image or line."""
+    """One fault of one device; it fires once, except those that stand for a broken image, line or power supply."""
 
     kind: FaultKind = FaultKind.NONE
     phase: Phase | None = None
     chunk: int = -1
+    cuts: int = 0
     armed: bool = True
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`never_confirm`, `reboot_in=DOWNLOADED|INSTALLING|TRIAL`, `factory_reset`, `corrupt_chunk[_once]=N`."""
+        """Read a fault as the command line names it; the error of an unknown one lists them all."""
         name, _, value = text.partition("=")
         try:
             kind = FaultKind(name)
@@ -65,13 +67,15 @@ class Fault:
                 return cls(kind=kind, phase=Phase(value.lower()))
             if kind in {FaultKind.CORRUPT_CHUNK, FaultKind.CORRUPT_CHUNK_ONCE} and value.isdecimal():
                 return cls(kind=kind, chunk=int(value))
+            if kind is FaultKind.POWER_CUTS and value.isdecimal():
+                return cls(kind=kind, cuts=int(value))
             if kind in {FaultKind.NONE, FaultKind.NEVER_CONFIRM, FaultKind.FACTORY_RESET} and not value:
                 return cls(kind=kind)
         except ValueError:
             pass
         raise OptionError(
             f"there is no fault {text!r}: never_confirm, reboot_in=DOWNLOADED|INSTALLING|TRIAL, factory_reset,"
-            " corrupt_chunk=N or corrupt_chunk_once=N"
+            " corrupt_chunk=N, corrupt_chunk_once=N or power_cuts=N"
         )
 
     def fires(self, kind: FaultKind, phase: Phase | None = None) -> bool:
@@ -86,7 +90,8 @@ class Fault:
         """Whether a device with this fault is meant to confirm in the end."""
         if self.kind is FaultKind.REBOOT_IN:
             return self.phase is Phase.DOWNLOADED
-        return self.kind not in {FaultKind.NEVER_CONFIRM, FaultKind.CORRUPT_CHUNK}
+        # A power cut in a trial ends it, by rule.
+        return self.kind not in {FaultKind.NEVER_CONFIRM, FaultKind.CORRUPT_CHUNK, FaultKind.POWER_CUTS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

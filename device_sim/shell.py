@@ -19,10 +19,11 @@ from typing import Final
 import aiomqtt
 
 from device_sim.device import Device
-from device_sim.errors import DeviceSimError, Malformed
+from device_sim.errors import DeviceSimError, FlashPowerCut, Malformed
 from device_sim.link import Link
 from device_sim.model import Action, Reboot
 from device_sim.options import FleetOptions
+from device_sim.supply import Supply
 from device_sim.wire import BlockData, decode_block
 
 log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class Runner:
         self,
         *,
         device: Device,
+        supply: Supply,
         options: FleetOptions,
         link: Link,
         rng: Random,
@@ -60,6 +62,7 @@ class Runner:
         changed: Callable[["Runner"], None],
     ) -> None:
         self.device = device
+        self._supply = supply
         self.failure = ""
         self.last_error = ""
         self.ever_connected = False
@@ -85,14 +88,14 @@ class Runner:
         """Boot and stay connected until cancelled, or until the device itself breaks."""
         await asyncio.sleep(start_in_s)
         try:
-            self.device.boot(self._loop.time())
+            self._boot()
             backoff_s = 0.5
             while not self.failure:
                 before = self._loop.time()
                 await self._connection()
                 backoff_s = 0.5 if self._loop.time() - before > MAX_BACKOFF_S else min(MAX_BACKOFF_S, backoff_s * 2)
                 if self._reboot is not None and self._reboot.done():
-                    self.device.boot(self._loop.time())
+                    self._boot()
                     self._after_event()
                     backoff_s = 0.5
                 asleep_s = self._options.asleep_s if not self.last_error else 0.0
@@ -101,6 +104,16 @@ class Runner:
             self._fail(str(error))
         finally:
             self._disarm()
+
+    def _boot(self) -> None:
+        """Boot until the power stays."""
+        while True:
+            try:
+                self.device.boot(self._loop.time())
+            except FlashPowerCut:
+                self._supply.come_back()
+            else:
+                return
 
     async def _connection(self) -> None:
         """One connection from its beginning to its end, whatever ends it."""
@@ -115,6 +128,8 @@ class Runner:
                     if self._options.telemetry_hz:
                         await client.subscribe(self._command_topic, 0)
                 await self._serve(client)
+        except FlashPowerCut:
+            self._reboot_now()
         except (aiomqtt.MqttError, OSError, ValueError) as error:
             self.last_error = str(error) or type(error).__name__
             log.info("%s: connection lost: %s", self.id, self.last_error)
@@ -198,8 +213,7 @@ class Runner:
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
             if isinstance(action, Reboot):
-                if self._reboot is not None and not self._reboot.done():
-                    self._reboot.set_result(None)
+                self._reboot_now()
             elif action.topic == "report":
                 self._put(self._sure, self._report_topic, action.payload)
             else:
@@ -229,6 +243,8 @@ class Runner:
         self._timer = None
         try:
             self._perform(self.device.tick(self._loop.time()))
+        except FlashPowerCut:
+            self._reboot_now()
         except DeviceSimError as error:
             self._fail(str(error))
 
@@ -241,9 +257,12 @@ class Runner:
     def _fail(self, reason: str) -> None:
         log.warning("%s: %s", self.id, reason)
         self.failure = reason
+        self._reboot_now()
+        self._changed(self)
+
+    def _reboot_now(self) -> None:
         if self._reboot is not None and not self._reboot.done():
             self._reboot.set_result(None)
-        self._changed(self)
 
     def _disarm(self) -> None:
         for timer in (self._timer, self._telemetry):

@@ -14,6 +14,8 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).parent))  # run as `tests.generate_docs` or, by pytest, as `generate_docs`
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
 import docs_exchange
 import docs_samples as samples
 
@@ -22,6 +24,9 @@ from ota_bridge.core.deployment import CHECK_IN, OPEN, TERMINAL, TRANSITIONS, De
 from ota_bridge.core.errors import RefusedReason
 from ota_bridge.decode import read_cbor
 from ota_bridge.security import envelope, manifest, tokens
+from tests.faults.families import INVARIANTS, SIZES
+from tests.faults.power_worlds import BOARDS, WORLDS
+from tests.faults.registry import FAMILIES
 
 HOME: Final = Path(__file__).parent.parent
 REGION: Final = re.compile(r"(<!-- generated: (\w+) -->\n)(.*?)(<!-- /generated -->)", re.DOTALL)
@@ -294,6 +299,34 @@ def _argument(parameter: Any) -> str:
     return name if parameter.required or name.startswith("[") else f"[{name}]"
 
 
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def _invariants() -> str:
+    return "| rule | |\n|---|---|\n" + "".join(f"| {name} | {rule} |\n" for name, rule in INVARIANTS.items())
+
+
+def _fault_families() -> str:
+    lines = ["| family | one run is | `make test` | `make faults` | `make faults-full` |", "|---|---|--:|--:|--:|"]
+    for family in FAMILIES.values():
+        sizes = " | ".join(f"{getattr(family, size):,}" for size in SIZES)
+        lines.append(f"| {family.name} | {family.about} | {sizes} |")
+    return "\n".join(lines) + "\n"
+
+
+def _boards() -> str:
+    lines = ["| board | | sectors | word, page | chunk | image | stories |", "|---|---|---|---|--:|--:|---|"]
+    for name, board in BOARDS.items():
+        chip = board.layout(0xFF).chip
+        sectors = ", ".join(f"{count} × {size // 1024} KiB" for count, size in chip.runs)
+        stories = ", ".join(dict.fromkeys(world.story for world in WORLDS if world.board == name))
+        lines.append(
+            f"| {name} | {board.about} | {sectors} | {chip.word_bytes}, {chip.page_bytes} B | {1 << board.chunk_log2:,} B"
+            f" | {board.image_bytes:,} B | {stories} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     **{name: (lambda name=name: _sample(name)) for name in samples.SAMPLES if not name.startswith("refusal_")},
     "refusals": _refusals,
@@ -311,6 +344,9 @@ REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     "check_in_meaning": _check_in_meaning,
     "import_contracts": _import_contracts,
     "settings": _settings,
+    "invariants": _invariants,
+    "fault_families": _fault_families,
+    "boards": _boards,
     "commands": _commands,
 }
 

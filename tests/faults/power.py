@@ -141,7 +141,7 @@ def prepare() -> None:
 
 DOWNLOAD = Family(
     name="power-download",
-    about="one power cut at a flash operation of a download: before, torn, random bits, after",
+    about="one power cut while an image is fetched, at a sector erased or a page programmed: before, torn, random bits, after",
     run=run_download,
     test=100,
     faults=1_600,
@@ -150,7 +150,7 @@ DOWNLOAD = Family(
 )
 SWITCH = Family(
     name="power-switch",
-    about="one power cut at a flash operation of boot, switch, trial, confirm, revert, or between two events",
+    about="one power cut at any other operation (records, boot, switch, trial, confirm, revert) or between two events",
     run=run_switch,
     test=170,
     faults=1_700,

@@ -25,6 +25,7 @@ TURNS = 12  # clean boots before, so that the settings change their sector at an
 class Board:
     """A chip, its layout, and how its firmware fetches."""
 
+    about: str
     layout: Callable[[int], Layout]
     image_bytes: int
     chunk_log2: int = 12
@@ -38,31 +39,31 @@ def _chip(erased_value: int, *runs: tuple[int, int], word: int = 4, page: int = 
 
 
 BOARDS = {
-    # 4 KiB everywhere, as most external NOR has it; the size of the goal: 256 KiB, 1,100 operations
     "even": Board(
+        about="sectors of 4 KiB, as most external NOR has them; an update takes 1,100 operations",
         layout=lambda value: Layout.place(_chip(value, (160, 4 * KIB)), (256 * KIB, 256 * KIB)),
         image_bytes=250_001,
         block_bytes=2048,
         window=2,
     ),
-    # small sectors first and large ones last, a slot over all of them; chunks of several sectors
     "uneven": Board(
+        about="small sectors first and large ones last, a slot over all of them; chunks of several sectors",
         layout=lambda value: Layout.place(
             _chip(value, (18, 2 * KIB), (2, 8 * KIB), (5, 16 * KIB)), (48 * KIB, 48 * KIB), slots_last=True
         ),
         image_bytes=40_003,
         chunk_log2=15,
     ),
-    # slots of different size; several chunks to a sector, and a chunk list of several sectors
     "unequal": Board(
+        about="slots of different size; several chunks to a sector, and a chunk list of several sectors",
         layout=lambda value: Layout.place(_chip(value, (80, 2 * KIB)), (64 * KIB, 44 * KIB)),
         image_bytes=44_000,
         chunk_log2=8,
         block_bytes=300,
         window=3,
     ),
-    # a small device: 1 KiB sectors, 64-byte pages, no memory for a chunk list
     "small": Board(
+        about="a small device: 1 KiB sectors, 64-byte pages, no memory for a chunk list",
         layout=lambda value: Layout.place(_chip(value, (48, KIB), word=8, page=64), (16 * KIB, 16 * KIB)),
         image_bytes=14_999,
         chunk_log2=8,
@@ -70,16 +71,16 @@ BOARDS = {
         window=8,
         level="L0",
     ),
-    # words of 32 bytes with error correction, one operation each
     "wide": Board(
+        about="words of 32 bytes with error correction, one operation each",
         layout=lambda value: Layout.place(_chip(value, (24, 8 * KIB), word=32, page=32), (24 * KIB, 24 * KIB)),
         image_bytes=17_000,
         chunk_log2=8,
         block_bytes=2048,
         window=2,
     ),
-    # the state on small sectors of its own, the images on erase blocks of 32 KiB
     "apart": Board(
+        about="the state on small sectors of its own, the images on erase blocks of 32 KiB",
         layout=lambda value: Layout.place(
             _chip(value, (23, KIB), (7, 32 * KIB)), (96 * KIB, 128 * KIB), slots_last=True
         ),
@@ -105,7 +106,7 @@ class Release:
 
 @lru_cache(maxsize=64)
 def release(seq: int, size_bytes: int, chunk_log2: int, hw: str = "r1") -> Release:
-    """A release; a third of its image are runs of 0xFF and 0x00, which look like erased flash."""
+    """A release; half of its image is runs of 0xFF and 0x00, which look like erased flash."""
     rng, image = Random(f"{seq}/{size_bytes}/{hw}"), bytearray()
     while len(image) < size_bytes:
         image += rng.choice((rng.randbytes(1500), rng.randbytes(300), b"\xff" * 900, bytes(900)))

@@ -165,7 +165,9 @@ def test_an_installed_image_that_rots_falls_back_to_the_factorys(lab):
     assert (None, "1.0.0", b"") == (booted.manifest, booted.version, bench.storage.settings.digest)
 
 
-@pytest.mark.parametrize("text", ["", "x", "reboot_in=IDLE", "reboot_in", "corrupt_chunk=x", "never_confirm=1"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "reboot_in=IDLE", "reboot_in", "corrupt_chunk=x", "never_confirm=1", "power_cuts"]
+)
 def test_an_unknown_fault_is_refused_with_the_known_ones(text):
     with pytest.raises(OptionError, match="never_confirm"):
         Fault.parse(text)

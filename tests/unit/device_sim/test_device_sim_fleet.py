@@ -132,6 +132,14 @@ async def test_a_fleet_confirms_and_reports_what_it_read_back(net, options):
     assert {"telemetry/p/dev-0001", "ota/report/p/dev-0001", "ota/get/p/dev-0001"} <= {topic for topic, _ in net.seen}
 
 
+async def test_devices_lose_their_power_at_flash_operations_and_arrive(net, options):
+    report = await run_fleet(replace(options, fault="power_cuts=4", count=6, seed=3))
+    assert report.ok
+    assert {"confirmed", "rolled_back"} >= {device.result for device in report.devices}
+    assert any(device.result == "confirmed" for device in report.devices)
+    assert sum(device.boots for device in report.devices) > 6 * 2 + 6
+
+
 async def test_commands_are_answered_with_what_they_carry(net, options):
     stop = asyncio.Event()
 
