@@ -112,6 +112,11 @@ class Mosquitto:
         """SIGKILL: nothing is saved, no connection is closed properly."""
         self._end(signal.SIGKILL)
 
+    def send_signal(self, number: signal.Signals) -> None:
+        """Any other."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         """SIGTERM: what is to persist is saved."""
         self._end(signal.SIGTERM)

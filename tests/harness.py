@@ -43,6 +43,8 @@ class Site:
     port: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    command: list[str] | None = None
+    """What runs the daemon, where it is not the ordinary one."""
 
     def __post_init__(self) -> None:
         author, online = SigningKey.generate(), SigningKey.generate()
@@ -95,7 +97,10 @@ class Site:
         flags = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
         with (self.directory / "daemon.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ota_bridge", "serve", *flags], stdout=log, stderr=log, cwd=self.directory
+                [*(self.command or [sys.executable, "-m", "ota_bridge"]), "serve", *flags],
+                stdout=log,
+                stderr=log,
+                cwd=self.directory,
             )
         if wait:
             self.wait_ready()
@@ -282,6 +287,12 @@ async def tap(url: str, *filters: str) -> AsyncIterator[Tap]:
     subscribed = asyncio.Event()
 
     async def listen() -> None:
+        while True:  # the broker may be killed meanwhile
+            with contextlib.suppress(aiomqtt.MqttError):
+                await listen_once()
+            await asyncio.sleep(0.02)
+
+    async def listen_once() -> None:
         async with aiomqtt.Client(address.host, address.port, identifier=f"tap-{random.randrange(1 << 30)}") as client:
             for topic_filter in filters:
                 await client.subscribe(topic_filter, qos=0)

@@ -8,8 +8,12 @@ Exit codes: 0 nothing broke, 1 something did, 130 interrupted (the same command 
 """
 
 import argparse
+import logging
 import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it: the tests' own modules import each other by name
 
 from tests.faults.families import SIZES
 from tests.faults.registry import FAMILIES
@@ -19,6 +23,7 @@ from tests.faults.table import table
 
 def main() -> int:
     """Do what the command line says."""
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # lost connections that nobody waits for are the plan here
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Faults by their seeds.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("list", help="the families")

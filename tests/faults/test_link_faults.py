@@ -7,10 +7,11 @@ import time
 
 import pytest
 from brokers import Mosquitto, mosquitto  # noqa: F401 - a fixture
-from faults import link_faults
-from faults.link_faults import CHUNK_BYTES, IMAGE_BYTES, Kind, byte_sweep, cut_sweep, random_plan, updates
-from faults.proxy import Fault, Proxy
 from harness import Fleet, site, until
+
+from tests.faults import link
+from tests.faults.link import CHUNK_BYTES, IMAGE_BYTES, SETTINGS, Kind, byte_sweep, cut_sweep, updates
+from tests.faults.proxy import Fault, Proxy
 
 pytestmark = pytest.mark.mosquitto
 SAMPLE = 30
@@ -22,15 +23,15 @@ def seeded(request) -> random.Random:
     return random.Random(seed)
 
 
-def published(tmp_path, broker, **settings):
-    return site(tmp_path, broker_url=broker.url, **{"offers.min_interval_s": 0, "offers.resend_after_s": 2, **settings})
+def published(tmp_path, broker):
+    return site(tmp_path, broker_url=broker.url, **SETTINGS)
 
 
 async def test_a_cut_at_any_packet_or_byte_ends_no_update_and_costs_a_chunk_at_most(tmp_path, mosquitto, request):  # noqa: F811
     rng = seeded(request)
     with published(tmp_path, mosquitto) as here:
         here.call("rollout.start", release=here.release(here.image(IMAGE_BYTES)))
-        length = await link_faults.measured(here, mosquitto.port, "m-")
+        length = await link.measured(here, mosquitto.port, "m-")
         assert min(length.packets.values()) > 10
         plans = rng.sample(cut_sweep(length), SAMPLE) + rng.sample(byte_sweep(length), SAMPLE)
         proxy = await updates(here, mosquitto.port, plans, "c-")
@@ -41,8 +42,8 @@ async def test_five_faults_of_any_kind_end_no_update(tmp_path, mosquitto, reques
     rng = seeded(request)
     with published(tmp_path, mosquitto) as here:
         here.call("rollout.start", release=here.release(here.image(IMAGE_BYTES)))
-        length = await link_faults.measured(here, mosquitto.port, "m-")
-        proxy = await updates(here, mosquitto.port, [random_plan(rng, length) for _ in range(SAMPLE)], "r-")
+        length = await link.measured(here, mosquitto.port, "m-")
+        proxy = await updates(here, mosquitto.port, [link.random_plan(rng, length) for _ in range(SAMPLE)], "r-")
         assert len(proxy.struck()) > SAMPLE
 
 

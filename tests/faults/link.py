@@ -1,22 +1,29 @@
 """Link faults as experiments: a fleet behind the proxy in which each device meets a fault of its own.
 
 The devices run at the same time, so a sweep over every packet of an update takes as long as one update. Each must end
-confirmed with the right image; what it fetched twice is at most one chunk for each cut (I3 and the bound of the issue's
-class: a cut costs a chunk, not the download).
+confirmed with the right image (I1, I3); what it fetched twice is at most one chunk for each cut (I9).
 """
 
+import asyncio
 import random
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
-from faults.proxy import DUPLEX, Fault, Kind, Proxy
-from harness import Fleet, Site
+from tests.brokers import mosquitto_on
+from tests.faults.families import Broken, Family
+from tests.faults.proxy import DUPLEX, Fault, Kind, Proxy
+from tests.harness import Fleet, Site, site
 
 CHUNK_BYTES = 4096
 IMAGE_BYTES = 3 * CHUNK_BYTES - 100
 BLOCK_BYTES, WINDOW = 1024, 4
 TIMEOUT_S = 120.0
 LIST_BYTES = 3 * 32
+SETTINGS = {"offers.min_interval_s": 0, "offers.resend_after_s": 2}
+THIRD = 20
 RANDOM_KINDS = (Kind.DROP, Kind.DOUBLE, Kind.SWAP, Kind.DELAY, Kind.STALL, Kind.HALF_OPEN, Kind.CUT_AFTER)
 
 
@@ -36,7 +43,7 @@ def device_of(plans: Sequence[Sequence[Fault]], client_id: str) -> Sequence[Faul
 
 
 async def updates(here: Site, broker_port: int, plans: Sequence[Sequence[Fault]], prefix: str) -> Proxy:
-    """One device for each plan takes the update; raises AssertionError that names the invariant."""
+    """One device for each plan takes the update; raises Broken."""
     async with Proxy(broker_port, lambda client_id: device_of(plans, client_id)) as proxy:
         options = here.fleet(
             broker=type(here.fleet().broker).parse(proxy.url), count=len(plans), name_prefix=prefix,
@@ -46,11 +53,14 @@ async def updates(here: Site, broker_port: int, plans: Sequence[Sequence[Fault]]
             report = await fleet.report()
     for device, plan in zip(report.devices, plans, strict=True):
         what = f"{device.device} with {', '.join(map(str, plan)) or 'no fault'}"
-        assert device.slot_ok, f"I1: {what}: wrong image in the slot"
-        assert device.result == "confirmed", f"I3: {what}: {device.result} ({device.reason})"
+        if not device.slot_ok:
+            raise Broken("I1", f"{what}: wrong image in the slot")
+        if device.result != "confirmed":
+            raise Broken("I3", f"{what}: {device.result} ({device.reason})")
         cuts = sum(fault.kind not in {Kind.DOUBLE, Kind.SWAP, Kind.DELAY} for fault in plan)
         allowed = IMAGE_BYTES + LIST_BYTES + cuts * CHUNK_BYTES + doubled(plan)
-        assert device.bytes_payload <= allowed, f"bound: {what}: {device.bytes_payload} bytes for {allowed}"
+        if device.bytes_payload > allowed:
+            raise Broken("I9", f"{what}: {device.bytes_payload} bytes for {allowed}")
     return proxy
 
 
@@ -98,3 +108,34 @@ def random_plan(rng: random.Random, length: Length) -> list[Fault]:
         )
         for _ in range(5)
     ]  # fmt: skip
+
+
+def run(seed: int) -> str:
+    """One run: a third of the devices is cut at a packet, a third at a byte, a third meets five faults of any kind."""
+    rng = random.Random(f"link/{seed}")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ota-faults-")))
+        broker = stack.enter_context(mosquitto_on(directory))
+        here = stack.enter_context(site(directory, broker_url=broker.url, **SETTINGS))
+        here.call("rollout.start", release=here.release(here.image(IMAGE_BYTES)))
+
+        async def all_of_it() -> int:
+            length = await measured(here, broker.port, "m-")
+            plans = rng.sample(cut_sweep(length), THIRD) + rng.sample(byte_sweep(length), THIRD)
+            plans += [random_plan(rng, length) for _ in range(THIRD)]
+            return len((await updates(here, broker.port, plans, "f-")).struck())
+
+        asyncio.run(all_of_it())
+    return f"{3 * THIRD} devices"
+
+
+LINK = Family(
+    name="link",
+    about="sixty devices, each with a line of its own: cut at a packet, cut at a byte, or struck five times by cuts, losses, "
+    "doubles, swaps, delays and stalls",
+    run=run,
+    test=1,
+    faults=20,
+    full=300,
+    alone=True,
+)
