@@ -351,7 +351,8 @@ def _first_line(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8").partition("\n")[0].rstrip("\r") or None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"broker.password_file {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(f"broker.password_file {path} cannot be read: {reason}") from error
 
 
 def _check_together(config: Config) -> None:
@@ -377,6 +378,10 @@ def _check_together(config: Config) -> None:
             refuse(
                 f"broker.{given[0]}", f"is given alone: {' and '.join(f'broker.{name}' for name in pair)} go together"
             )
+    if not config.broker.url.startswith("mqtts:"):
+        for name in ("ca", "certificate", "blocks_certificate"):
+            if getattr(config.broker, name) is not None:
+                refuse(f"broker.{name}", "needs a broker.url that begins with mqtts://")
     if config.broker.password and config.broker.password_file is not None:
         refuse("broker.password", "and broker.password_file are both given; keep one")
     if config.broker.blocks_password and not config.broker.blocks_username:

@@ -33,6 +33,7 @@ from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import ControlLink
 from ota_bridge.mqtt.embedded import EmbeddedBroker
+from ota_bridge.mqtt.tls import tls_context
 from ota_bridge.security.authority import Authority
 from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.lock import DataDirectoryLock
@@ -171,6 +172,9 @@ async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAd
     """Whom the two links connect to; starts the embedded broker where no URL is given."""
     control, blocks = config.broker_address(), config.blocks_address()
     if control is not None and blocks is not None:
+        for address in (control, blocks):  # the links read the files again each time, and would go on trying
+            if address.tls is not None:
+                await asyncio.to_thread(tls_context, address.tls)
         yield control, blocks
         return
     embedded = EmbeddedBroker(root=config.topics.root)

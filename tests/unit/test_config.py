@@ -141,6 +141,14 @@ def test_values_become_their_types(tmp_path):
         ({"flags": {"broker.url": "http://x"}}, "flag: broker.url cannot be used"),
         ({"flags": {"broker.certificate": "c.pem"}}, "broker.certificate and broker.key go together"),
         ({"flags": {"broker.blocks_key": "k.pem"}}, "broker.blocks_certificate and broker.blocks_key go together"),
+        (
+            {"flags": {"broker.url": "mqtt://h", "broker.ca": "ca"}},
+            "flag: broker.ca needs a broker.url that begins with",
+        ),
+        (
+            {"flags": {"broker.certificate": "c", "broker.key": "k"}},
+            "broker.certificate needs a broker.url that begins",
+        ),
         ({"flags": {"broker.password": "a", "broker.password_file": "b"}}, "are both given; keep one"),
         ({"flags": {"broker.blocks_password": "a"}}, "needs broker.blocks_username"),
         ({"flags": {"offers.public_url": "https://x/"}}, "must hold {sha256}"),

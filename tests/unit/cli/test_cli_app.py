@@ -119,6 +119,14 @@ def test_a_configuration_that_cannot_be_used_exits_2_with_one_sentence(operator,
     assert sentence in ran.err
 
 
+@pytest.mark.parametrize("setting", ["broker.ca", "broker.blocks_certificate"])
+def test_a_certificate_file_that_cannot_be_used_ends_the_start_with_one_sentence(operator, setting):
+    files = ["--set", f"{setting}=gone.pem", *(["--set", "broker.blocks_key=k.pem"] if "blocks" in setting else [])]
+    ran = operator("serve", "--broker", "mqtts://127.0.0.1:1", *files)
+    assert ran.code == 2
+    assert re.fullmatch(r"error: TLS: cannot use the (CA file|certificate) .*gone.pem.*\n", ran.err)
+
+
 def test_an_unexpected_error_is_one_sentence_and_exits_1(operator, monkeypatch):
     monkeypatch.setattr("ota_bridge.cli.session.Config.load", lambda *_, **__: 1 / 0)
     ran = operator("device", "list")
