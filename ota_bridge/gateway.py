@@ -275,7 +275,7 @@ class Gateway:
         if operation is None or not operation.writes:
             result, _ = await asyncio.to_thread(self.store.read, work)
             return result
-        _log.info("%s: %s %s", actor, name, dict(args) if len(args) < 8 else "…")  # noqa: PLR2004 - a log line's width
+        _log.info("%s: %s %.300s", actor, name, dict(args))  # an import can be long
         with contextlib.ExitStack() as held:
             await self._hold(name, args, held)
             result = await self.commit(work)

@@ -299,6 +299,15 @@ async def test_an_operation_that_cannot_be_says_so(harness, name, args, error):
         await harness.gateway.operate("ann", name, args)
 
 
+async def test_the_log_names_who_did_what_and_stays_short(harness, caplog):
+    rows = [{"device": f"prod/d{number}"} for number in range(1000)]
+    with caplog.at_level(logging.INFO):
+        await harness.gateway.operate("ann", "device.import", {"rows": rows})
+    told = next(record.getMessage() for record in caplog.records if "device.import" in record.getMessage())
+    assert told.startswith("ann: device.import {'rows': [{'device': 'prod/d0'}")
+    assert len(told) < 400
+
+
 @pytest.mark.parametrize(
     ("operation", "state"), [("rollout.pause", GrantState.PAUSED), ("release.withdraw", GrantState.WITHDRAWN)]
 )
