@@ -15,9 +15,11 @@ MSS_BYTES = 1460
 POINTS = tuple((block, window) for block in BLOCKS_BYTES for window in WINDOWS)
 
 
-def airtime(directory: Path, serving: Running, block: int, window: int, *, seconds: float, first: int) -> dict:
+def airtime(
+    directory: Path, serving: Running, block: int, window: int, *, seconds: float, first: int, warmup: float = 0.2
+) -> dict:
     """One point."""
-    options = {"devices": 1, "outstanding": 1, "mss": MSS_BYTES, "warmup": 0.2, "first": first}
+    options = {"devices": 1, "outstanding": 1, "mss": MSS_BYTES, "warmup": warmup, "first": first}
     with load(directory, serving, block=block, count=window, seconds=seconds, **options) as one:
         one.wait_for("ready", "begin", "end")
         found = one.result()

@@ -17,6 +17,7 @@ from stacks import Running, cpu_s, missing, running
 
 DEVICES, SECONDS, WARM_UP_S, IDLE_S = 100, 0.4, 0.2, 5.0
 ONE_DEVICE_SECONDS = 1.0
+BUSY = "4"
 AIRTIME_POINTS = ((64, 16), (16_384, 1))
 
 
@@ -60,7 +61,10 @@ def check(directory: Path, serving: Running, *, tls: bool) -> None:
     if serving.stack != "bridge" or tls:
         return
     for block, window in AIRTIME_POINTS:
-        found = airtime(directory, serving, block, window, seconds=ONE_DEVICE_SECONDS, first=numbers.take(1))
+        # Without warming up: a device that is faster than its rate has a thousand blocks at once, then it is told busy.
+        one = {"seconds": ONE_DEVICE_SECONDS, "first": numbers.take(1), "warmup": 0}
+        found = airtime(directory, serving, block, window, **one)
+        found["refusals"].pop(BUSY, None)
         print(demand(f"airtime of {block} bytes, window {window}", found), flush=True)
     found = beside(directory, serving, seconds=SECONDS, warmup=WARM_UP_S, first=numbers.take(1000))
     print(
