@@ -20,6 +20,10 @@ class WrongBlock(Exception):
     """The load generator ended with an error: what was delivered is not what was asked for."""
 
 
+class NothingArrived(WrongBlock):
+    """No block came while it was measured."""
+
+
 def generator(directory: Path, stack: str) -> list[str]:
     """The command of the load: C where there is a compiler. BENCH_GENERATOR=python takes the other."""
     if stack == "nginx":
@@ -88,7 +92,7 @@ def measure(directory: Path, serving: Running, row: Row, **options) -> dict:
         spent_s = [cpu_s(pid) - earlier for pid, earlier in zip(pids, before, strict=True)]
         found = running.result()
     if not found["blocks"]:
-        raise WrongBlock(f"no block arrived: {found}")
+        raise NothingArrived(f"no block arrived: {found}")
     found["server_us"] = spent_s[0] / found["blocks"] * 1e6
     if serving.broker:
         found["mosquitto_us"] = spent_s[1] / found["blocks"] * 1e6
