@@ -59,7 +59,7 @@ class Puller:
     """The transfer of `size_bytes` bytes of one artifact, from `position` on."""
 
     __slots__ = (
-        "_asked_at_s", "_base", "_block", "_count", "_held", "_limit", "_pace", "_repeated", "_rng",
+        "_asked_at_s", "_base", "_block", "_count", "_firm_s", "_held", "_limit", "_pace", "_repeated", "_rng",
         "_timer_s", "_trip", "_wait_s", "artifact", "limits", "position", "retries", "silent", "size_bytes",
     )  # fmt: skip
 
@@ -89,7 +89,7 @@ class Puller:
         self._asked_at_s: float | None = None
         self._repeated = False
         self._timer_s: float | None = None
-        self._wait_s = 0.0
+        self._wait_s = self._firm_s = 0.0
 
     @property
     def done(self) -> bool:
@@ -142,20 +142,22 @@ class Puller:
         self._limit = limit
         self._close()
 
-    def pause(self, now_s: float, for_s: float) -> None:
-        """Ask for nothing until then; what is outstanding is asked for anew afterwards."""
+    def pause(self, now_s: float, for_s: float, *, firm: bool = False) -> None:
+        """Ask for nothing until then; what is outstanding is asked for anew afterwards. A `firm` one nothing ends."""
         self._close()
         self._wait_s = max(self._wait_s, now_s + for_s)
+        if firm:
+            self._firm_s = self._wait_s
 
     def resume(self, now_s: float) -> None:
         """After a reconnect: what was outstanding is lost."""
         if self._count:
             self._close()
-        self._wait_s = min(self._wait_s, now_s + 30.0)
+        self._wait_s = max(self._firm_s, min(self._wait_s, now_s + 30.0))
 
     def wake(self, now_s: float) -> None:
-        """The bridge has just spoken: ask now, whatever an earlier refusal said."""
-        self._wait_s = min(self._wait_s, now_s)
+        """The bridge has just spoken: ask now, whatever an earlier refusal said, but for its place in a line."""
+        self._wait_s = max(self._firm_s, min(self._wait_s, now_s))
 
     def _close(self) -> None:
         self._held.clear()

@@ -163,7 +163,8 @@ class Updater:
             self._limits.window = max(1, min(self._limits.window, refusal.count_max))
             puller.pause(now_s, max(after_s, 0.05))
         else:
-            puller.pause(now_s, max(after_s, 0.3) * rng.uniform(1.0, 1.5))
+            busy = refusal.code == 4  # noqa: PLR2004  it has a place in a line, which asking earlier does not better
+            puller.pause(now_s, max(after_s, 0.3) * rng.uniform(1.0, 1.5), firm=busy)
         return True
 
     def deadline_s(self) -> float | None:

@@ -366,6 +366,15 @@ def test_busy_and_paused_wait_as_long_as_they_say(lab, code, low_s, high_s):
     assert low_s <= bench.now <= high_s
 
 
+@pytest.mark.parametrize(("code", "low_s", "high_s"), [(5, 1, 10), (4, 40, 65)])
+def test_a_check_in_ends_the_wait_for_a_pause_and_never_that_for_a_share(lab, code, low_s, high_s):
+    bench = lab(check_in_every_s=1)
+    bench.refuse = lambda request: [code, 40, 16384, 16] if bench.now < 1 else None
+    bench.run_settled()
+    assert_confirmed(bench)
+    assert low_s <= bench.now <= high_s
+
+
 @pytest.mark.parametrize("code", [1, 2, 6])
 def test_nothing_open_stops_the_asking_until_a_check_in(lab, code):
     bench = lab()

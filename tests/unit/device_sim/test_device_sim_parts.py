@@ -173,6 +173,17 @@ def test_only_missing_blocks_are_asked_again_and_never_before_the_least_time():
     assert [b"d" * 8, 1000, 1000, 2, b"\x05"] == msgpack.unpackb(pull.poll(pull.deadline_s()))
 
 
+def test_a_time_to_come_back_outlasts_a_new_connection_and_what_the_bridge_says():
+    pull = puller()
+    pull.pause(0.0, 100.0, firm=True)
+    pull.resume(1.0)
+    pull.wake(2.0)
+    assert 100.0 == pull.deadline_s()
+    pull.pause(100.0, 50.0)
+    pull.wake(101.0)
+    assert 101.0 == pull.deadline_s()
+
+
 def test_the_timer_backs_off_and_comes_back():
     trip, rng = RoundTrip(), Random(1)
     trip.sample(0.01)
