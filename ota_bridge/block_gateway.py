@@ -27,6 +27,10 @@ TOPICS_MAX: Final = 200_000
 WAITING_MAX: Final = 4_096
 WAITING_PER_DEVICE_MAX: Final = 16
 TRIES_MAX: Final = 3
+_NAME_MAX_BYTES: Final = 32
+_DATA_MAX_BYTES: Final = 1 << 20
+_PUBLISH_BYTES: Final = 7
+"""The longest head of a PUBLISH at QoS 0, without the topic."""
 
 
 @dataclass(slots=True)
@@ -65,6 +69,7 @@ class BlockGateway:
         self._mono = mono
         self._quick = dialect.quick_request if fast else _nothing_is_plain
         self._pack_offset = dialect.pack_offset
+        self._frame_bytes = _frame_bytes(dialect)
         self._clients: dict[bytes, Client] = {}
         self._waiting_in_all = 0
         self._lines: dict[Client, deque[_Waiting]] = {}
@@ -139,6 +144,7 @@ class BlockGateway:
         if len(self._clients) >= TOPICS_MAX:
             self._clients.clear()
         client = self._clients[topic] = self.server.client(device)
+        client.frame_bytes = _PUBLISH_BYTES + len(self._dialect.answer_topic(device)) + self._frame_bytes
         return client
 
     def _general(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> int:
@@ -226,6 +232,14 @@ class BlockGateway:
         except MalformedRequest as error:
             return self._refusal(client, refused, error.artifact, error.offset, out)
         return self._refusal(client, refused, request.artifact, request.offset, out)
+
+
+def _frame_bytes(dialect: BlockDialect) -> int:
+    """The most that a payload has beside a block's data; a refusal is all of that."""
+    name, offset = bytes(_NAME_MAX_BYTES), (1 << 64) - 1
+    before, after = dialect.block_frame(name, _DATA_MAX_BYTES)
+    refusal = dialect.encode_refusal(name, offset, BlockRefusal.BUSY, 1 << 16, _DATA_MAX_BYTES, 1 << 16)
+    return max(len(before) + len(dialect.pack_offset(offset)) + len(after), len(refusal))
 
 
 def _read_now(cold: Cold, done: Callable[[], None]) -> None:

@@ -1,7 +1,7 @@
 """The block plane as a whole: its link to the broker, its gateway, its table and its files.
 
-What the rest of the bridge says to it are a few words (`apply`, `hold`, `open`, `settled`), and what it says back is
-what it served, once a second. So it can run here, or in a process of its own (`block_process`), and be told the same.
+What the rest of the bridge says to it are a few words (`BlockPlane`), and what it says back is what it served, once
+a second. So it can run here, or in a process of its own (`block_process`), and be told the same.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,8 @@ from ota_bridge.block_gateway import BlockGateway, Read
 from ota_bridge.config import BlockSettings, LogSettings
 from ota_bridge.core.blocks import BlockServer, Cold, ServedCounters
 from ota_bridge.core.messages import BlockActivity, BlockTrouble, GrantsChanged, GrantState
-from ota_bridge.core.values import RolloutId
+from ota_bridge.core.shares import Usage
+from ota_bridge.core.values import Limits, RolloutId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.mqtt.blocks import BlockLink, LinkCounters
 from ota_bridge.store.blobs import BlobStore
@@ -53,6 +54,8 @@ class PlaneCounters:
 
     served: ServedCounters
     link: LinkCounters
+    usage: Usage = field(default_factory=Usage)
+    """How the fleet-wide caps are used now."""
 
 
 class Listener(Protocol):
@@ -68,6 +71,30 @@ class Listener(Protocol):
 
     def set_plane(self, *, blocks: bool) -> None:
         """Its link went up or down."""
+        ...
+
+
+class BlockPlane(Protocol):
+    """What it is told, wherever it runs."""
+
+    def apply(self, change: GrantsChanged) -> None:
+        """Replace what a device may fetch."""
+        ...
+
+    def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
+        """Answer a whole rollout with `state` from now on; None: as each grant says."""
+        ...
+
+    def set_limits(self, limits: Limits) -> None:
+        """These fleet-wide caps from now on."""
+        ...
+
+    def open(self) -> None:
+        """The table is whole: from now on who is not in it is refused."""
+        ...
+
+    async def settled(self) -> None:
+        """Return once everything that was said before holds."""
         ...
 
 
@@ -95,19 +122,23 @@ class LocalPlane:
     @property
     def counters(self) -> PlaneCounters:
         """Everything so far."""
-        return PlaneCounters(served=self.server.counters, link=self._link)
+        return PlaneCounters(served=self.server.counters, link=self._link, usage=self.server.usage(self._mono()))
 
-    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None:
+    def apply(self, change: GrantsChanged) -> None:
         """Replace what a device may fetch."""
-        self.server.apply(change, wall=wall, mono=mono)
+        self.server.apply(change, wall=self._wall(), mono=self._mono())
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
         """Answer a whole rollout with `state` from now on; None: as each grant says."""
         self.server.hold(rollout, state)
 
+    def set_limits(self, limits: Limits) -> None:
+        """These fleet-wide caps from now on."""
+        self.server.set_limits(limits, self._mono())
+
     def open(self) -> None:
         """The table is whole: from now on who is not in it is refused."""
-        self.server.is_loaded = True
+        self.server.open(self._mono())
 
     async def settled(self) -> None:
         """Return once everything that was said before holds."""
@@ -153,6 +184,7 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
         refusals_per_s=limits.refusals_per_s,
         device_blocks_per_s=limits.device_blocks_per_s,
         device_burst_blocks=limits.device_burst_blocks,
+        lease_s=limits.slot_lease_s,
     )
     gateway = BlockGateway(server, dialect, read=_reader())
     link = BlockLink(

@@ -23,7 +23,7 @@ from ota_bridge.channel import Channel
 from ota_bridge.core.blocks import ServedCounters
 from ota_bridge.core.errors import ConfigError, OtaBridgeError
 from ota_bridge.core.messages import GrantsChanged, GrantState
-from ota_bridge.core.values import RolloutId
+from ota_bridge.core.values import Limits, RolloutId
 from ota_bridge.mqtt.blocks import LinkCounters
 
 START_S: Final = 20.0
@@ -61,9 +61,9 @@ class ProcessPlane:
         """Its process, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None:
+    def apply(self, change: GrantsChanged) -> None:
         """Replace what a device may fetch."""
-        self._say("apply", change, wall, mono)
+        self._say("apply", change)
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
         """Answer a whole rollout with `state` from now on; None: as each grant says."""
@@ -72,6 +72,10 @@ class ProcessPlane:
         else:
             self._holds[rollout] = state
         self._say("hold", rollout, state)
+
+    def set_limits(self, limits: Limits) -> None:
+        """These fleet-wide caps from now on."""
+        self._say("limits", limits)
 
     def open(self) -> None:
         """The table is whole: from now on who is not in it is refused."""

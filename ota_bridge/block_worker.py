@@ -44,6 +44,7 @@ class _Shared:
             manifest=share(grant.manifest, grant.manifest),
             inline=tuple(share(one, one) if one[0] == grant.manifest.digest else one for one in grant.inline),
             fetched_wall=grant.fetched_wall,
+            is_whole=grant.is_whole,
         )
 
 
@@ -94,9 +95,12 @@ class Worker:
         match message:
             case ("settings", settings):
                 self._settings.set_result(settings)
-            case ("apply", change, wall, mono):
+            case ("apply", change):
                 assert self._plane is not None
-                self._plane.apply(self._shared.of(change), wall=wall, mono=mono)
+                self._plane.apply(self._shared.of(change))
+            case ("limits", limits):
+                assert self._plane is not None
+                self._plane.set_limits(limits)
             case ("settle", number):
                 self._channel.send(("settled", number))
             case ("stop",):

@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -92,7 +92,12 @@ class _Parts:
         if op == "bridge.status":
             return self.status()
         result = await self.gateway.operate(actor, op, args)
+        if op in {"limits.show", "limits.set"}:
+            return {**result, "in_use": self._in_use()}
         return {**result, "bridge": self.gateway.planes()} if op == "fleet" else result
+
+    def _in_use(self) -> dict[str, int]:
+        return asdict(self.plane.counters.usage)
 
     def status(self) -> dict[str, Any]:
         """How the daemon is."""
@@ -108,6 +113,7 @@ class _Parts:
             "embedded": not self.config.broker.url,
             "root": self.config.topics.root,
             "data_dir": str(self.config.data_dir),
+            "shares": self._in_use(),
             "counters": {name: _plain(counter) for name, counter in counters.items()},
             "served": {
                 "requests": served.requests,

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ota_bridge import __version__
+from ota_bridge.block_plane import BlockPlane
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
 from ota_bridge.core.messages import (
@@ -34,6 +35,7 @@ from ota_bridge.core.messages import (
     Event,
     GrantsChanged,
     GrantState,
+    LimitsChanged,
     Offer,
     Output,
     PublicOffer,
@@ -44,6 +46,7 @@ from ota_bridge.core.messages import (
 )
 from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.shares import WINDOW_S
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
@@ -71,6 +74,8 @@ BACKLOG_MAX: Final = 1000
 """Messages that wait on the control link: above it no slice begins, or acknowledgements would wait behind offers."""
 ANSWER_S: Final = 0.5
 """An operator's answer waits this long for the planner, so that small fleets are counted in it."""
+SETTLE_S: Final = WINDOW_S
+"""How long a change of the limits is in force before its operator is answered: what was on its way has arrived."""
 SUBSCRIBER_QUEUE: Final = 1000
 """Events a slow local subscriber may lag behind; then the oldest are dropped."""
 
@@ -88,15 +93,6 @@ class Publisher(Protocol):
     def queued(self) -> int: ...
     def publish(self, message: MqttMessage) -> bool: ...
     def ack(self, token: AckToken) -> None: ...
-
-
-class BlockPlane(Protocol):
-    """What the gateway needs of the block plane, wherever it runs."""
-
-    def apply(self, change: GrantsChanged, *, wall: float = 0.0, mono: float = 0.0) -> None: ...
-    def hold(self, rollout: RolloutId, state: GrantState | None) -> None: ...
-    def open(self) -> None: ...
-    async def settled(self) -> None: ...
 
 
 @dataclass(slots=True)
@@ -146,6 +142,7 @@ class Gateway:
     _done: asyncio.Event = field(default_factory=asyncio.Event)
     _granted: set[DeviceId] | None = None
     """While the block plane's table is loaded: whose grants are newer than what was read."""
+    _has_newer_limits: bool = False
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
 
@@ -233,6 +230,9 @@ class Gateway:
                 if self._granted is not None:
                     self._granted.add(output.device)
                 self.blocks.apply(output)
+            case LimitsChanged():
+                self._has_newer_limits = True
+                self.blocks.set_limits(output.limits)
             case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
                 message = self.dialect.encode(output)
                 if message is not None:
@@ -279,6 +279,9 @@ class Gateway:
         with contextlib.ExitStack() as held:
             await self._hold(name, args, held)
             result = await self.commit(work)
+        if name == "limits.set":
+            await self.blocks.settled()
+            await asyncio.sleep(SETTLE_S)
         if isinstance(result, dict) and result.get("planning"):
             return {**result, **await self._planned(RolloutId(result["id"]))}
         return result
@@ -332,12 +335,16 @@ class Gateway:
         """Fill the block plane's table from the database; block requests are answered "busy" until then."""
         now, after = self.now(), None
         self._granted = newer = set[DeviceId]()
+        self._has_newer_limits = False
         try:
+            limits = await asyncio.to_thread(self.store.read, lambda unit: unit.limits.get().limits)
+            if not self._has_newer_limits:
+                self.blocks.set_limits(limits)
             while True:
                 changes, after = await asyncio.to_thread(self._grants_page, now, after)
                 for change in changes:
                     if change.device not in newer:
-                        self.blocks.apply(change, wall=now.wall, mono=now.mono)
+                        self.blocks.apply(change)
                 if after is None:
                     break
         finally:

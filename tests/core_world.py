@@ -4,7 +4,8 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ota_bridge.core.blocks import BlockServer, Inline
+from ota_bridge.core.artifacts import Inline
+from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import ReleasePart
 from ota_bridge.core.deployment import Deployment, State

@@ -19,7 +19,8 @@ from device_sim.model import DeviceConfig, Fault, Reboot
 from device_sim.storage import Storage
 from device_sim.trust import load_trust
 from ota_bridge.block_gateway import BlockGateway
-from ota_bridge.core.blocks import BlockServer, Inline
+from ota_bridge.core.artifacts import Inline
+from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.merkle import ChunkHasher

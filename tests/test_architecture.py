@@ -27,6 +27,7 @@ TESTED_BY = {
     "cli/offline.py": ("unit/cli/test_cli_device.py", "reads that a stopped daemon leaves to the database"),
     "cli/serve.py": ("unit/cli/test_cli_app.py", "starts the daemon, which the integration tests run"),
     "cli/session.py": ("unit/cli/test_cli_app.py", "what every command has in common"),
+    "core/artifacts.py": ("unit/core/test_core_blocks.py", "Protocols of what the block plane serves"),
     "core/bridge.py": ("unit/core/test_core_lifecycle.py", "with updates, over whole lives of deployments"),
     "core/errors.py": ("unit/core/test_core_values.py", "a tree and two lists"),
     "core/messages.py": ("unit/dialects/test_dialect_native.py", "plain records; the vectors fill them all"),
@@ -141,6 +142,6 @@ def test_every_operation_can_be_reached_from_the_cli(name):
 
 
 def test_the_cli_asks_for_no_operation_that_there_is_not():
-    looks_like_one = re.compile(r"(rollout|device|release)\.[a-z]+")
+    looks_like_one = re.compile(r"(rollout|device|release|limits)\.[a-z]+")
     asked = {text for text in texts_of_the_cli() if looks_like_one.fullmatch(text)}
     assert set() == asked - set(OPERATIONS) - {"release.add"}

@@ -30,7 +30,14 @@ EXIT_NO_DAEMON: Final = 3
 EXIT_INTERRUPTED: Final = 130
 EPILOG: Final = "Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 no daemon runs."
 
-GROUPS: Final = {"keys": "keys", "release": "release", "device": "device", "rollout": "rollout", "config": "config_cmd"}
+GROUPS: Final = {
+    "keys": "keys",
+    "release": "release",
+    "device": "device",
+    "rollout": "rollout",
+    "limits": "limits",
+    "config": "config_cmd",
+}
 """Name of a group of commands → its module."""
 COMMANDS: Final = {
     "serve": "serve",

@@ -8,18 +8,21 @@ Rules:
 3. A device that asks faster than its rate gets "busy" before its request is even decoded. Refusals are limited per
    device; what is over the limit is counted and stays silent, so a loop stays cheap.
 4. What was established once for a device and a name of an artifact is kept as a `Pass`, which a fast lane may use:
-   while `Pass.gate` is open, a request within `Pass.end_bytes` and the limits is one that `answer` would serve.
+   while `Pass.gate` is open and no cap is in force, a request within `Pass.end_bytes` and the limits is one that
+   `answer` would serve.
+5. Fleet-wide caps (`shares`) are asked before the artifact is touched, and count what goes: blocks of every artifact,
+   and the bytes of whole packets, refusals included.
 """
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from ota_bridge.core.artifacts import Artifact, ArtifactSource, Inline
 from ota_bridge.core.errors import ArtifactCold, BlockRefusal, StoreError
-from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
-from ota_bridge.core.shares import FairShares
+from ota_bridge.core.shares import FairShares, Usage, Wait
 from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Limits, RolloutId
 
 BUSY_RETRY_S: Final = 2
@@ -28,63 +31,9 @@ PAUSED_RETRY_S: Final = 30
 TOLD_PER_S: Final = 20
 """Deployments whose progress is told in a second: each costs the database more than hundreds of blocks cost here."""
 TOLD_WITHIN_S: Final = 10.0
+FRAME_MAX_BYTES: Final = 512
+"""More than any packet has beside its data."""
 _SLACK_S: Final = 1e-9
-
-
-class Artifact(Protocol):
-    """Bytes that can be served: an image, a chunk list, a manifest."""
-
-    @property
-    def size_bytes(self) -> int: ...
-
-    def view(self, offset: int, length: int) -> memoryview:
-        """These bytes, checked against their digest.
-
-        Raises ArtifactCold where the disk has to be read first (`fetch`), ArtifactDamaged, or another StoreError.
-        """
-        ...
-
-    def fetch(self, offset: int, length: int) -> None:
-        """Read the disk so that `view` need not; for a thread. Raises nothing that `view` will not say."""
-        ...
-
-    def close(self) -> None:
-        """No more views will be asked for."""
-        ...
-
-
-class ArtifactSource(Protocol):
-    """Opens what a manifest names. Touches no disk: what is missing or damaged shows at the first view."""
-
-    def open(self, manifest: ManifestFacts) -> Artifact:
-        """The image."""
-        ...
-
-    def open_chunk_list(self, manifest: ManifestFacts) -> Artifact:
-        """The leaves of its hash tree, 32 bytes each."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """A small artifact held in memory."""
-
-    data: bytes
-
-    @property
-    def size_bytes(self) -> int:
-        """Its length."""
-        return len(self.data)
-
-    def view(self, offset: int, length: int) -> memoryview:
-        """A slice of it."""
-        return memoryview(self.data)[offset : offset + length]
-
-    def fetch(self, offset: int, length: int) -> None:
-        """It is there."""
-
-    def close(self) -> None:
-        """Nothing to free."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +99,8 @@ class Client:
     """What the block plane knows of one device."""
 
     device: DeviceId
+    frame_bytes: int = FRAME_MAX_BYTES
+    """No packet to it has more beside its data; the encoder knows."""
     grants: tuple[Grant, ...] = ()
     passes: dict[bytes, Pass] = field(default_factory=dict)
     """By the artifact's name as this device writes it."""
@@ -158,6 +109,9 @@ class Client:
     refusal_ready_mono: float = 0.0
     refusals: int = 0
     last_refusal: BlockRefusal | None = None
+    refused_mono: float = 0.0
+    waits: Wait | None = None
+    """What the last refusal was for want of."""
     is_gone: bool = False
     """Forgotten by the server; ask it for the device anew."""
     is_waiting: bool = False
@@ -207,6 +161,7 @@ class BlockServer:
         lease_s: float = 60.0,
     ) -> None:
         self.block_max = block_max
+        """The largest block that can be had now: a cap on bytes may make it smaller."""
         self.window_max = window_max
         self.is_loaded = False
         """Set once every open deployment's grant is in the table."""
@@ -218,6 +173,7 @@ class BlockServer:
         self.slack_s = self.interval_s * device_burst_blocks
         """A device may ask while its `ready_mono` is no further ahead than this."""
         self._source = source
+        self._block_max = block_max
         self._lease_s = lease_s
         self._refusal_interval_s = 1.0 / refusals_per_s
         self._refusal_slack_s = self._refusal_interval_s * (refusals_burst - 1) + _SLACK_S
@@ -227,6 +183,8 @@ class BlockServer:
         self._active: list[Activity] = []
         self._troubled: list[Client] = []
         self._fading: list[Client] = []
+        self._under_way: dict[DeviceId, float] = {}
+        """Until the table is whole: who was downloading before, and about when it asked last."""
 
     # --- the table ---------------------------------------------------------------------------------------
 
@@ -247,12 +205,24 @@ class BlockServer:
         client.grants = change.grants
         if not change.grants:
             self._fading.append(client)
-        if self.shares is not None:
-            for grant in change.grants:
-                if not self.is_loaded and grant.fetched_wall is not None and wall - grant.fetched_wall < self._lease_s:
-                    self.shares.seed(client.device, mono - max(0.0, wall - grant.fetched_wall))
-            if self.is_loaded and not kept:
-                self.shares.end(client.device)
+        if not self.is_loaded:
+            fetched = change.fetched_wall
+            self._under_way.pop(client.device, None)
+            if fetched is not None:
+                # The database hears of a download's last block late.
+                self._under_way[client.device] = mono - max(0.0, wall - fetched - TOLD_WITHIN_S)
+        elif self.shares is not None and not any(
+            grant.deployment in kept and not grant.is_whole for grant in change.grants
+        ):
+            self.shares.end(client.device, mono)
+
+    def open(self, mono: float) -> None:
+        """The table is whole: from now on who is not in it is refused. Who was downloading keeps its slot."""
+        self.is_loaded = True
+        for device, last_mono in sorted(self._under_way.items(), key=lambda item: item[1]):
+            if self.shares is not None and mono - last_mono < self._lease_s:
+                self.shares.seed(device, last_mono)
+        self._under_way.clear()
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
         """Answer a whole rollout with `state` from now on, before its commit; None: as each grant says."""
@@ -267,8 +237,16 @@ class BlockServer:
         """These caps from now on."""
         if not limits.are_any:
             self.shares = None
-        elif self.shares is None or self.shares.limits != limits:
-            self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono, before=self.shares)
+        elif self.shares is None:
+            self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono)
+        else:
+            self.shares.change(limits, mono)
+        largest = None if self.shares is None else self.shares.largest_bytes
+        self.block_max = self._block_max if largest is None else min(self._block_max, largest - FRAME_MAX_BYTES)
+
+    def usage(self, mono: float) -> Usage:
+        """How the fleet-wide caps are used."""
+        return Usage() if self.shares is None else self.shares.usage(mono)
 
     def _gate(self, rollout: RolloutId | None) -> Gate:
         if rollout is None:
@@ -285,14 +263,19 @@ class BlockServer:
         passed = self._verdict(client, request)
         if isinstance(passed, BlockRefusal):
             return self.refuse(client, passed, mono=mono)
+        ranges = _ranges(request, passed.end_bytes)
+        if not ranges:
+            return self.refuse(client, BlockRefusal.PAST_END, mono=mono)
+        if self.shares is not None:
+            frame = client.frame_bytes
+            admitted = self.shares.admit(client.device, [length + frame for _, length in ranges], mono)
+            if isinstance(admitted, Wait):
+                return self.refuse(client, BlockRefusal.BUSY, mono=mono, waits=admitted)
+            del ranges[admitted:]
         blocks: list[tuple[int, memoryview]] = []
-        end, offset, length = passed.end_bytes, 0, 0
+        offset, length = ranges[0]
         try:
-            for index in wanted_blocks(request):
-                offset = request.offset + index * request.size
-                if offset >= end:
-                    break
-                length = min(request.size, end - offset)
+            for offset, length in ranges:
                 blocks.append((offset, passed.artifact.view(offset, length)))
         except ArtifactCold:
             return Cold(passed.artifact, offset, length)
@@ -300,16 +283,10 @@ class BlockServer:
             # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
             self._totals.damaged += 1
             return self.refuse(client, BlockRefusal.BUSY, mono=mono)
-        if not blocks:
-            return self.refuse(client, BlockRefusal.PAST_END, mono=mono)
         if self.shares is not None:
-            count, retry_after_s = self.shares.admit(client.device, [len(data) for _, data in blocks], mono)
-            if not count:
-                return self.refuse(client, BlockRefusal.BUSY, mono=mono, retry_after_s=retry_after_s)
-            del blocks[count:]
-        last_offset, last = blocks[-1]
+            self.shares.take([length + client.frame_bytes for _, length in ranges], mono)
         size = sum(len(data) for _, data in blocks)
-        self.account(client, passed, len(blocks), size, last_offset + len(last), mono)
+        self.account(client, passed, len(blocks), size, offset + length, mono)
         return Served(blocks)
 
     def _verdict(self, client: Client, request: BlockRequest) -> Pass | BlockRefusal:
@@ -349,20 +326,23 @@ class BlockServer:
         ) or Activity(client.device, grant.deployment)
         return Pass(artifact, artifact.size_bytes, digest == manifest.sha256, gate, activity)
 
-    def refuse(self, client: Client, code: BlockRefusal, *, mono: float, retry_after_s: int | None = None) -> Refused:
+    def refuse(self, client: Client, code: BlockRefusal, *, mono: float, waits: Wait | None = None) -> Refused:
         """A refusal within the device's limit, or a silent one."""
         if not client.refusals:
             self._troubled.append(client)
         client.refusals += 1
-        client.last_refusal = code
+        client.last_refusal, client.refused_mono, client.waits = code, mono, waits
         refused = self._totals.refused
         refused[code] = refused.get(code, 0) + 1
         ready = client.refusal_ready_mono
-        if ready > mono + self._refusal_slack_s:
+        if ready > mono + self._refusal_slack_s or not self._may_tell(client, mono):
             self._totals.silent += 1
             return _SILENT[code]
         client.refusal_ready_mono = max(ready, mono) + self._refusal_interval_s
-        return Refused(code, _RETRY_AFTER_S[code] if retry_after_s is None else retry_after_s)
+        return Refused(code, _RETRY_AFTER_S[code] if waits is None else waits.retry_after_s)
+
+    def _may_tell(self, client: Client, mono: float) -> bool:
+        return self.shares is None or self.shares.may_tell(client.frame_bytes, mono)
 
     # --- accounting --------------------------------------------------------------------------------------
 
@@ -431,9 +411,18 @@ class BlockServer:
                 del self._clients[client.device]
         for client in self._troubled:
             assert client.last_refusal is not None
-            told = BlockTrouble(device=client.device, wall=wall, refusal=client.last_refusal, count=client.refusals)
-            batch.append(told)
-            client.refusals, client.last_refusal = 0, None
+            waits = client.waits
+            batch.append(
+                BlockTrouble(
+                    device=client.device,
+                    wall=wall - (mono - client.refused_mono),
+                    refusal=client.last_refusal,
+                    count=client.refusals,
+                    waits_for=None if waits is None else waits.share,
+                    retry_after_s=0 if waits is None else waits.retry_after_s,
+                )
+            )
+            client.refusals, client.last_refusal, client.waits = 0, None, None
             if not client.grants:
                 self._fading.append(client)
         self._troubled.clear()
@@ -442,6 +431,17 @@ class BlockServer:
 
 def _nothing() -> None:
     pass
+
+
+def _ranges(request: BlockRequest, end: int) -> list[tuple[int, int]]:
+    """Offset and length of each block that a request asks for, up to the artifact's end."""
+    found: list[tuple[int, int]] = []
+    for index in wanted_blocks(request):
+        offset = request.offset + index * request.size
+        if offset >= end:
+            break
+        found.append((offset, min(request.size, end - offset)))
+    return found
 
 
 def _find(grants: Sequence[Grant], artifact: bytes) -> tuple[Grant, bytes] | None:

@@ -396,9 +396,14 @@ class Bridge:
             refusal=trouble.refusal,
             refusal_wall=trouble.wall,
             refusals=device.trouble.refusals + trouble.count,
+            waits_for=trouble.waits_for,
+            retry_after_s=trouble.retry_after_s,
         )
         updates.unit.devices.put(replace(device, trouble=known))
-        updates.tell(device.id, "blocks_refused", reason=trouble.refusal.name.lower(), count=trouble.count)
+        told: dict[str, object] = {"reason": trouble.refusal.name.lower(), "count": trouble.count}
+        if trouble.waits_for is not None:
+            told |= {"waits_for": trouble.waits_for, "retry_after_s": trouble.retry_after_s}
+        updates.tell(device.id, "blocks_refused", **told)
 
     def _rejected(self, updates: Updates, rejected: Rejected) -> None:
         device = updates.unit.devices.get(rejected.device)

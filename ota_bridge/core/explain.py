@@ -1,9 +1,10 @@
 """Why a device is where it is: one code and one sentence, from the records alone (`why DEVICE`)."""
 
 from dataclasses import dataclass
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
 from ota_bridge.core.catalog import Release, ReleaseState
+from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.ports import UnitOfWork
@@ -11,8 +12,11 @@ from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.updates import PAST_MAX, WAITING
-from ota_bridge.core.values import DeviceId, Now
+from ota_bridge.core.values import DeviceId, Now, Share
 from ota_bridge.core.views import deployment_view, iso, percent_of
+
+COMES_BACK_S: Final = 60
+"""A device that waits is believed to do so until this long after twice the time it was told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,8 @@ def why(unit: UnitOfWork, device: Device, retries: Retries, now: Now) -> Why:
         "last_block": iso(device.last_block_wall),
         "refusals": device.trouble.refusals,
         "last_refusal": device.trouble.refusal.name.lower() if device.trouble.refusal else None,
+        "waits_for": device.trouble.waits_for,
+        "retry_after_s": device.trouble.retry_after_s or None,
         "rejected": device.trouble.rejected,
         "rejected_reason": device.trouble.rejected_reason or None,
         "clashes": device.trouble.clashes,
@@ -101,6 +107,10 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
     rollout = unit.rollouts.get(deployment.rollout) if deployment.rollout else None
     if rollout is not None and rollout.state is RolloutState.PAUSED and deployment.state is not State.CANCELING:
         return "paused", f"rollout {rollout.id} of {what} was paused by {rollout.changed_by}"
+    if is_served(deployment) and deployment.state is not State.DOWNLOADED:
+        waiting = _waiting_reason(unit, device, deployment, what, now)
+        if waiting is not None:
+            return waiting
     match deployment.state:
         case State.QUEUED:
             return _queued_reason(device, deployment, what, now)
@@ -127,6 +137,33 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
             return "canceling", f"{what} was canceled ({deployment.cause}); the device has not answered for {since}"
         case _:
             return "ended", f"{what} ended {deployment.state}"
+
+
+def _waiting_reason(
+    unit: UnitOfWork, device: Device, deployment: Deployment, what: str, now: Now
+) -> tuple[str, str] | None:
+    """A device that asks and was told to come back, because a fleet-wide cap is reached."""
+    trouble, limits = device.trouble, unit.limits.get().limits
+    if trouble.waits_for is None or trouble.refusal_wall is None:
+        return None
+    asked_s = now.wall - trouble.refusal_wall
+    is_served_since = device.last_block_wall is not None and device.last_block_wall >= trouble.refusal_wall
+    if is_served_since or asked_s > 2 * trouble.retry_after_s + COMES_BACK_S:
+        return None
+    match trouble.waits_for:
+        case Share.SLOT:
+            cap, code, wanted = limits.downloads, "waits_for_slot", f"one of {limits.downloads} download slots"
+        case Share.BLOCKS:
+            cap, code, wanted = limits.blocks_per_s, "waits_for_share", f"its share of {limits.blocks_per_s} blocks/s"
+        case Share.BYTES:
+            cap, code, wanted = limits.bytes_per_s, "waits_for_share", f"its share of {limits.bytes_per_s} bytes/s"
+        case _ as unreachable:
+            assert_never(unreachable)
+    if not cap:
+        return None
+    had = f"{what}, of which it has {percent_of(deployment)} %, " if deployment.has_begun else f"{what} "
+    told = f"it asked {_ago(asked_s)} ago and was told to come back after {trouble.retry_after_s} s"
+    return code, f"{had}waits for {wanted}; {told}"
 
 
 def _queued_reason(device: Device, deployment: Deployment, what: str, now: Now) -> tuple[str, str]:

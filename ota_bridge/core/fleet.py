@@ -10,7 +10,7 @@ from enum import StrEnum
 
 from ota_bridge.core.errors import BlockRefusal, Conflict
 from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart
-from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId
+from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId, Share
 
 
 class DeviceState(StrEnum):
@@ -45,6 +45,9 @@ class Silence:
     refusal: BlockRefusal | None = None
     refusal_wall: float | None = None
     refusals: int = 0
+    waits_for: Share | None = None
+    """What the last refusal was for want of, and after how long it told the device to come back."""
+    retry_after_s: int = 0
     rejected: int = 0
     rejected_reason: str = ""
     rejected_wall: float | None = None

@@ -11,7 +11,7 @@ from typing import Any
 
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.manifest import ManifestFacts
-from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, Sha256
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId, Sha256, Share
 
 
 class Encoding(StrEnum):
@@ -116,8 +116,12 @@ class BlockTrouble:
 
     device: DeviceId
     wall: float
+    """When it was given."""
     refusal: BlockRefusal
     count: int
+    waits_for: Share | None = None
+    """What it was given for want of."""
+    retry_after_s: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,6 +239,8 @@ class Grant:
     """Small artifacts served from memory: the manifest and the ticket, by digest."""
     fetched_wall: float | None = None
     """When its device last asked for a block, as far as the database knows."""
+    is_whole: bool = False
+    """Its device has said that it has all of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +249,11 @@ class GrantsChanged:
 
     device: DeviceId
     grants: tuple[Grant, ...]
+
+    @property
+    def fetched_wall(self) -> float | None:
+        """When the device last asked for a block of what it is downloading."""
+        return max((grant.fetched_wall for grant in self.grants if grant.fetched_wall is not None), default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -262,4 +273,21 @@ class RolloutChanged:
     rollout: RolloutId
 
 
-Output = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | GrantsChanged | Event | RolloutChanged
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitsChanged:
+    """These fleet-wide caps are in force from now on."""
+
+    limits: Limits
+
+
+Output = (
+    ReportAck
+    | Offer
+    | PublicOffer
+    | CancelUpdate
+    | CheckInRequest
+    | GrantsChanged
+    | Event
+    | RolloutChanged
+    | LimitsChanged
+)

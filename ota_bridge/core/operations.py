@@ -16,7 +16,7 @@ from ota_bridge.core.deployment import OPEN, State
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.explain import why as explain
 from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.messages import CheckInRequest, Output, RolloutChanged
+from ota_bridge.core.messages import CheckInRequest, LimitsChanged, Output, RolloutChanged
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
 from ota_bridge.core.updates import Updates
@@ -25,6 +25,7 @@ from ota_bridge.core.values import (
     Now,
     ReleaseId,
     RolloutId,
+    StandingLimits,
     checked_hardware_id,
     checked_tag,
     release_id,
@@ -33,6 +34,7 @@ from ota_bridge.core.views import (
     Json,
     deployment_view,
     device_view,
+    limits_view,
     release_view,
     report_view,
     rollout_view,
@@ -536,6 +538,31 @@ def _cancel_open(context: Context, rollout: Rollout, cause: str) -> int:
         if deployment.is_open and context.updates.cancel(device, deployment, cause):
             canceled += 1
     return canceled
+
+
+# --- limits --------------------------------------------------------------------------------------------------
+
+
+@_operation("limits.show", writes=False)
+def limits_show(context: Context) -> Json:
+    """The fleet-wide caps."""
+    return limits_view(context.unit.limits.get())
+
+
+@_operation("limits.set", writes=True)
+def limits_set(
+    context: Context, blocks_per_s: int | None = None, bytes_per_s: int | None = None, downloads: int | None = None
+) -> Json:
+    """Change the caps that are named; 0 lifts one."""
+    named = {"blocks_per_s": blocks_per_s, "bytes_per_s": bytes_per_s, "downloads": downloads}
+    changes = {name: value for name, value in named.items() if value is not None}
+    if not changes:
+        raise InvalidInput(f"limits set: name at least one of {', '.join(named)}; 0 lifts it")
+    limits = replace(context.unit.limits.get().limits, **changes)
+    standing = StandingLimits(limits=limits, set_wall=context.now.wall, set_by=context.actor)
+    context.unit.limits.put(standing)
+    context.updates.outputs.append(LimitsChanged(limits=limits))
+    return limits_view(standing)
 
 
 # --- the whole -----------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import ReportKey
 from ota_bridge.core.rollout.model import Rollout, RolloutState
-from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 
 
 class Releases(Protocol):
@@ -121,6 +121,13 @@ class Reports(Protocol):
         ...
 
 
+class LimitsInForce(Protocol):
+    """The fleet-wide caps: one record, with no cap until one is put."""
+
+    def get(self) -> StandingLimits: ...
+    def put(self, limits: StandingLimits) -> None: ...
+
+
 class UnitOfWork(Protocol):
     """All aggregates inside one transaction."""
 
@@ -134,6 +141,8 @@ class UnitOfWork(Protocol):
     def rollouts(self) -> Rollouts: ...
     @property
     def reports(self) -> Reports: ...
+    @property
+    def limits(self) -> LimitsInForce: ...
     def new_deployment_id(self) -> DeploymentId:
         """12 random lower-case hex digits, unused."""
         ...

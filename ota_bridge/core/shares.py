@@ -2,25 +2,54 @@
 
 Pure; time is monotonic seconds. Rules:
 1. A cap holds in every window of one second as somebody outside counts it, so it is kept over WINDOW_S: what a broker
-   delivers late and then early again may come that much closer together.
-2. A new or changed cap counts what it has not seen as used up: nothing passes for the first WINDOW_S. So a restart
-   cannot be used to get twice the share.
-3. A download's slot is a lease: it ends `lease_s` after the device's last block, or WINDOW_S after it when the device
-   has no more to fetch. Forgotten leases harm nobody, for who has none is not served.
-4. Whoever must wait is told a time of its own, so that the waiters do not all come back at once.
+   delivers late and then early again may come that much closer together. Bytes are those of whole packets.
+2. What was not seen counts as used up: where a cap is new, as after every start, nothing passes for the first WINDOW_S.
+   A change of a cap forgets nothing. So neither a kill nor a change can be used to get twice the share.
+3. A download's slot is a lease: it ends `lease_s` after its device last asked, or when the device has no more to fetch,
+   or when there are fewer slots. It then rests for REST_S, so that no second shows its device beside the next one.
+4. A slot is needed for every artifact, so that who has none is not served at all.
+5. Who must wait has a place in a line (`line`). A slot that has become free is for those in front at first, then for
+   those further and further back.
 """
 
 import math
 from collections import OrderedDict, deque
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from ota_bridge.core.values import Limits
+from ota_bridge.core.line import WaitingLine
+from ota_bridge.core.values import Limits, Share
 
-WINDOW_S: Final = 1.1
+WINDOW_S: Final = 1.25
+REST_S: Final = 1.5
+"""A slot that was given back: nobody's. And how long no slot is given after a start, when others may have had them."""
+WAIT_MAX_S: Final = 300.0
+PATIENCE_MAX_S: Final = 10.0
+"""How long a free slot is left to those in front, at most: then whoever asks may have it."""
+TOLD_PART: Final = 16
+"""One part in so many of the bytes is for refusals, the rest for blocks."""
+_HOLD_S: Final = 5.0
+"""How long downloads last, before one was seen."""
 _SLOT_S: Final = 0.01
 _SLOTS: Final = round(WINDOW_S / _SLOT_S)
-WAIT_MIN_S: Final = 1.0
-WAIT_MAX_S: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Not now: for want of what, and after how many seconds to ask again."""
+
+    share: Share
+    retry_after_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Download slots that are held, devices that wait for one, devices that wait for blocks or bytes."""
+
+    slots_held: int = 0
+    waiting_for_slot: int = 0
+    waiting_for_share: int = 0
 
 
 class SlidingWindow:
@@ -32,7 +61,7 @@ class SlidingWindow:
         self._used = limit
 
     def left(self, mono: float) -> int:
-        """How many units may go now."""
+        """How many units may go now; below zero after the limit was lowered."""
         oldest = int(mono / _SLOT_S) - _SLOTS
         slots = self._slots
         while slots and slots[0][0] < oldest:
@@ -49,97 +78,234 @@ class SlidingWindow:
         self._used += units
 
 
-class WaitingLine:
-    """Spreads those who must wait over the time that it takes to serve them."""
-
-    def __init__(self) -> None:
-        self._next_mono = 0.0
-
-    def ticket(self, interval_s: float, mono: float) -> int:
-        """Seconds after which to come back; each call's turn is `interval_s` after the one before."""
-        turn = max(self._next_mono, mono + WAIT_MIN_S)
-        if turn > mono + WAIT_MAX_S:
-            turn = mono + WAIT_MIN_S
-        self._next_mono = turn + interval_s
-        return math.ceil(turn - mono)
+def _changed(window: SlidingWindow | None, limit: int, mono: float) -> SlidingWindow | None:
+    """The window under another limit, with all that it has seen."""
+    if not limit:
+        return None
+    if window is None:
+        return SlidingWindow(limit, mono)
+    window.limit = limit
+    return window
 
 
-class FairShares:
-    """The caps in force; made anew when they change, with the leases of before."""
+@dataclass(slots=True)
+class _Lease:
+    since_mono: float
+    used_mono: float
 
-    def __init__(self, limits: Limits, *, lease_s: float, mono: float, before: "FairShares | None" = None) -> None:
-        self.limits = limits
+
+class DownloadSlots:
+    """`limit` leases, who holds them and who waits for one."""
+
+    def __init__(self, limit: int, lease_s: float, mono: float) -> None:
+        self.limit = limit
         self._lease_s = lease_s
-        self._blocks = SlidingWindow(limits.blocks_per_s, mono) if limits.blocks_per_s else None
-        self._bytes = SlidingWindow(limits.bytes_per_s, mono) if limits.bytes_per_s else None
-        self._line = WaitingLine()
-        self._slots_line = WaitingLine()
-        self._leases: OrderedDict[object, float] = OrderedDict()
-        """Holder → monotonic time of its last block, the longest unused first."""
-        self._ended: dict[object, float] = {}
-        self._slots_from_mono = mono + WINDOW_S if before is None or not before.limits.downloads else mono
-        if before is not None:
-            self._leases, self._ended = before._leases, before._ended  # noqa: SLF001 - one class
-        while limits.downloads and len(self._leases) > limits.downloads:
-            self._leases.popitem()
+        self._from_mono = self._free_since_mono = mono + REST_S
+        self._leases: OrderedDict[Hashable, _Lease] = OrderedDict()
+        """The longest unused first."""
+        self._resting: OrderedDict[Hashable, float] = OrderedDict()
+        """Who gave its slot back, and when that is free."""
+        self._since_sum = 0.0
+        self._hold_s = _HOLD_S
+        self._line = WaitingLine(WAIT_MAX_S)
 
-    def seed(self, holder: object, last_mono: float) -> None:
-        """A download that was under way before the restart keeps its slot, if there is one."""
-        if len(self._leases) < self.limits.downloads:
-            self._leases[holder] = last_mono
+    @property
+    def waiting(self) -> int:
+        """How many wait for a slot."""
+        return len(self._line)
 
-    def end(self, holder: object) -> None:
-        """This device has nothing more to fetch: its slot is free as soon as no second shows it beside the next."""
-        last = self._leases.get(holder)
-        if last is not None:
-            self._ended[holder] = last + WINDOW_S
-
-    def admit(self, holder: object, sizes: list[int], mono: float) -> tuple[int, int]:
-        """How many blocks of these sizes may go now, and if none, after how many seconds to ask again.
-
-        What may go is counted as gone. More blocks than a whole share are cut to it; else all or none.
-        """
-        if self.limits.downloads and not self._has_slot(holder, mono):
-            return 0, self._slots_line.ticket(self._lease_s / self.limits.downloads, mono)
-        count = len(sizes)
-        if self._blocks is not None:
-            count = min(count, self._blocks.limit)
-            if count > self._blocks.left(mono):
-                return 0, self._line.ticket(count / self._blocks.limit, mono)
-        total = sum(sizes[:count])
-        if self._bytes is not None:
-            while count > 1 and total > self._bytes.limit:
-                count -= 1
-                total -= sizes[count]
-            if total > self._bytes.left(mono):
-                return 0, self._line.ticket(total / self._bytes.limit, mono)
-            self._bytes.take(total, mono)
-        if self._blocks is not None:
-            self._blocks.take(count, mono)
-        if self.limits.downloads:
-            self._leases[holder] = mono
-            self._leases.move_to_end(holder)
-            self._ended.pop(holder, None)
-        return count, 0
-
-    def downloads(self, mono: float) -> int:
+    def held(self, mono: float) -> int:
         """Slots that are held now."""
         self._expire(mono)
         return len(self._leases)
 
-    def _has_slot(self, holder: object, mono: float) -> bool:
-        if mono < self._slots_from_mono:
+    def change(self, limit: int, mono: float) -> None:
+        """There are so many from now on; when they become fewer, the youngest downloads lose theirs."""
+        self._expire(mono)
+        if self._taken >= self.limit:
+            self._free_since_mono = max(mono, self._free_since_mono)
+        self.limit = limit
+        if len(self._leases) > limit:
+            youngest = sorted(self._leases, key=lambda holder: self._leases[holder].since_mono)[limit:]
+            for holder in youngest:
+                self.end(holder, mono)
+
+    def seed(self, holder: Hashable, last_mono: float) -> None:
+        """A download that was under way before the restart keeps its slot. To be called in the order of `last_mono`."""
+        if len(self._leases) >= self.limit:
+            self._since_sum -= self._leases.popitem(last=False)[1].since_mono
+        self._begin(holder, last_mono)
+
+    def end(self, holder: Hashable, mono: float) -> None:
+        """This device has nothing more to fetch, or no right to it any more."""
+        lease = self._leases.pop(holder, None)
+        if lease is not None:
+            self._over(lease, mono)
+            self._resting[holder] = mono + REST_S
+
+    def ask(self, holder: Hashable, mono: float) -> int:
+        """0 where this device holds a slot or has got one now, else after how many seconds to ask again."""
+        self._expire(mono)
+        lease = self._leases.get(holder)
+        if mono < self._from_mono:
+            if lease is not None:
+                return math.ceil(self._from_mono - mono)
+        elif lease is not None:
+            lease.used_mono = mono
+            self._leases.move_to_end(holder)
+            return 0
+        elif self._may_begin(holder, mono):
+            self._begin(holder, mono)
+            return 0
+        return self._line.wait(holder, 1, self._interval_s(mono), mono)
+
+    @property
+    def _taken(self) -> int:
+        return len(self._leases) + len(self._resting)
+
+    def _may_begin(self, holder: Hashable, mono: float) -> bool:
+        if holder in self._resting:
+            return self._taken <= self.limit
+        free = self.limit - self._taken
+        if not self._line.may_have(holder, 1, free, mono):
             return False
-        last = self._leases.get(holder)
-        if last is not None and mono < last + self._lease_s:
+        if self._line.is_at_hand(holder):
             return True
-        if len(self._leases) >= self.limits.downloads:
-            self._expire(mono)
-        return len(self._leases) < self.limits.downloads
+        too_far_back = max(0, self._line.ahead(holder) + 1 - free)
+        patience_s = min(self._interval_s(mono) * too_far_back / free, PATIENCE_MAX_S)
+        return mono >= self._free_since_mono + patience_s
+
+    def _begin(self, holder: Hashable, mono: float) -> None:
+        self._line.leave(holder)
+        self._resting.pop(holder, None)
+        self._leases[holder] = _Lease(mono, mono)
+        self._since_sum += mono
+
+    def _over(self, lease: _Lease, mono: float) -> None:
+        self._since_sum -= lease.since_mono
+        self._hold_s += (mono - lease.since_mono - self._hold_s) / 8
+
+    def _interval_s(self, mono: float) -> float:
+        """About how long it takes until one of the slots becomes free."""
+        held = len(self._leases)
+        age_s = mono - self._since_sum / held if held else 0.0
+        return (max(self._hold_s, 2 * age_s) + REST_S) / self.limit
 
     def _expire(self, mono: float) -> None:
-        while self._leases and next(iter(self._leases.values())) + self._lease_s <= mono:
-            self._ended.pop(self._leases.popitem(last=False)[0], None)
-        for holder in [holder for holder, until in self._ended.items() if until <= mono]:
-            del self._ended[holder]
-            self._leases.pop(holder, None)
+        while self._leases:
+            holder, lease = next(iter(self._leases.items()))
+            if lease.used_mono + self._lease_s > mono:
+                break
+            self._is_free(lease.used_mono + self._lease_s)
+            del self._leases[holder]
+            self._over(lease, lease.used_mono)
+        while self._resting:
+            holder, until_mono = next(iter(self._resting.items()))
+            if until_mono > mono:
+                break
+            self._is_free(until_mono)
+            del self._resting[holder]
+
+    def _is_free(self, since_mono: float) -> None:
+        """One that is taken becomes free; remembered where it is the only one."""
+        if self._taken == self.limit:
+            self._free_since_mono = max(self._free_since_mono, since_mono)
+
+
+class FairShares:
+    """The caps in force."""
+
+    def __init__(self, limits: Limits, *, lease_s: float, mono: float) -> None:
+        self.limits = Limits()
+        self._lease_s = lease_s
+        self._slots: DownloadSlots | None = None
+        self._blocks: SlidingWindow | None = None
+        self._bytes: SlidingWindow | None = None
+        self._told: SlidingWindow | None = None
+        self._line = WaitingLine(lease_s / 3)  # or a lease would end while its device waits as it was told
+        self.change(limits, mono)
+
+    def change(self, limits: Limits, mono: float) -> None:
+        """These caps from now on."""
+        told = limits.bytes_per_s // TOLD_PART
+        self.limits = limits
+        self._blocks = _changed(self._blocks, limits.blocks_per_s, mono)
+        self._bytes = _changed(self._bytes, limits.bytes_per_s - told, mono)
+        self._told = _changed(self._told, told, mono)
+        if not limits.downloads:
+            self._slots = None
+        elif self._slots is None:
+            self._slots = DownloadSlots(limits.downloads, self._lease_s, mono)
+        else:
+            self._slots.change(limits.downloads, mono)
+
+    @property
+    def largest_bytes(self) -> int | None:
+        """The largest packet that can ever pass; None for any."""
+        return None if self._bytes is None else self._bytes.limit
+
+    def seed(self, holder: Hashable, last_mono: float) -> None:
+        """See `DownloadSlots.seed`."""
+        if self._slots is not None:
+            self._slots.seed(holder, last_mono)
+
+    def end(self, holder: Hashable, mono: float) -> None:
+        """This device has nothing more to fetch."""
+        if self._slots is not None:
+            self._slots.end(holder, mono)
+
+    def admit(self, holder: Hashable, sizes: Sequence[int], mono: float) -> int | Wait:
+        """How many packets of these sizes may go now, from the first on; nothing is counted before `take`.
+
+        More than a whole share is cut to it; else all or none.
+        """
+        if self._slots is not None:
+            retry_after_s = self._slots.ask(holder, mono)
+            if retry_after_s:
+                return Wait(Share.SLOT, retry_after_s)
+        blocks, bytes_ = self._blocks, self._bytes
+        count, total = len(sizes), sum(sizes)
+        if blocks is not None and count > blocks.limit:
+            count = blocks.limit
+            total = sum(sizes[:count])
+        while bytes_ is not None and count > 1 and total > bytes_.limit:
+            count -= 1
+            total -= sizes[count]
+        if blocks is None and bytes_ is None:
+            return count
+        units, free, tighter = 0.0, 1.0, Share.BLOCKS
+        if blocks is not None:
+            units, free = count / blocks.limit, blocks.left(mono) / blocks.limit
+        if bytes_ is not None:
+            units, left = max(units, total / bytes_.limit), bytes_.left(mono) / bytes_.limit
+            if left < free or blocks is None:
+                free, tighter = left, Share.BYTES
+        if not self._line.may_have(holder, units, free, mono):
+            return Wait(tighter, self._line.wait(holder, units, WINDOW_S, mono))
+        self._line.leave(holder)
+        return count
+
+    def take(self, sizes: Sequence[int], mono: float) -> None:
+        """These packets go."""
+        if self._blocks is not None:
+            self._blocks.take(len(sizes), mono)
+        if self._bytes is not None:
+            self._bytes.take(sum(sizes), mono)
+
+    def may_tell(self, size: int, mono: float) -> bool:
+        """True, and counted, if a refusal of `size` bytes may go."""
+        if self._told is None:
+            return True
+        if size > self._told.left(mono):
+            return False
+        self._told.take(size, mono)
+        return True
+
+    def usage(self, mono: float) -> Usage:
+        """How the caps are used."""
+        slots = self._slots
+        return Usage(
+            slots_held=0 if slots is None else slots.held(mono),
+            waiting_for_slot=0 if slots is None else slots.waiting,
+            waiting_for_share=len(self._line),
+        )

@@ -116,8 +116,9 @@ class Updates:
                 cause=cause,
             )
             self.rollout_changed(moved.rollout)
-        # What is being canceled is granted too, as withdrawn, where its release is.
-        if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING:
+        # What is being canceled is granted too, as withdrawn, where its release is; who has it all frees its slot.
+        is_whole = {one.state is State.DOWNLOADED for one in (moved, deployment)}
+        if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING or len(is_whole) > 1:
             self.grant(moved.device)
         return moved
 
@@ -169,6 +170,7 @@ class Updates:
                     manifest=part.manifest,
                     inline=self._inline(device, deployment, part.envelope, part.manifest.digest),
                     fetched_wall=deployment.last_block_wall if deployment.state is State.DOWNLOADING else None,
+                    is_whole=deployment.state is State.DOWNLOADED,
                 )
             )
         return GrantsChanged(device=device_id, grants=tuple(found))

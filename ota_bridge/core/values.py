@@ -6,6 +6,7 @@ their alphabets hold no `/`, `+`, `#`, NUL or space (native protocol §1).
 
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, NewType
 
 from ota_bridge.core.errors import InvalidInput
@@ -29,8 +30,8 @@ MIN_PREFIX_BYTES: Final = 8
 MAX_ARTIFACT_BYTES: Final = 1 << 40
 """A bound on sizes that come from outside; offsets are 64-bit."""
 
-MIN_BYTES_PER_S: Final = 65_536
-"""A cap on bytes lets at least one block of the largest size through."""
+MIN_BYTES_PER_S: Final = 4_096
+"""The smallest cap on bytes: less would let hardly a refusal through."""
 
 _LIMIT_MAX: Final = 10**12
 _SHOWN: Final = 40
@@ -111,7 +112,7 @@ class Now:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Fleet-wide caps, each 0 for none: blocks and bytes of them served per second, simultaneous downloads."""
+    """Fleet-wide caps, each 0 for none: blocks per second, bytes of them per second, simultaneous downloads."""
 
     blocks_per_s: int = 0
     bytes_per_s: int = 0
@@ -127,3 +128,20 @@ class Limits:
     def are_any(self) -> bool:
         """True if anything is capped."""
         return bool(self.blocks_per_s or self.bytes_per_s or self.downloads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandingLimits:
+    """The caps in force, and who set them when; `set_wall` None: nobody ever did."""
+
+    limits: Limits = Limits()
+    set_wall: float | None = None
+    set_by: str = ""
+
+
+class Share(StrEnum):
+    """What a device waits for when a cap is reached. Kept by value."""
+
+    SLOT = "slot"
+    BLOCKS = "blocks"
+    BYTES = "bytes"

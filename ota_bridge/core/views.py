@@ -12,6 +12,7 @@ from ota_bridge.core.deployment import OPEN, Deployment, State, Transition
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import StoredReport, UnitOfWork
 from ota_bridge.core.rollout.model import Rollout
+from ota_bridge.core.values import StandingLimits
 
 Json = dict[str, Any]
 
@@ -131,6 +132,17 @@ def release_view(release: Release) -> Json:
             }
             for name, part in sorted(release.parts.items())
         },
+    }
+
+
+def limits_view(standing: StandingLimits) -> Json:
+    """The fleet-wide caps; 0 is none."""
+    return {
+        "blocks_per_s": standing.limits.blocks_per_s,
+        "bytes_per_s": standing.limits.bytes_per_s,
+        "downloads": standing.limits.downloads,
+        "set": iso(standing.set_wall),
+        "set_by": standing.set_by or None,
     }
 
 

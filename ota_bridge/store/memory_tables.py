@@ -13,9 +13,9 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.ports import Deployments, Devices, Releases, Reports, Rollouts, StoredReport
+from ota_bridge.core.ports import Deployments, Devices, LimitsInForce, Releases, Reports, Rollouts, StoredReport
 from ota_bridge.core.rollout.model import Rollout, RolloutState
-from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store.identifiers import unused_id
 from ota_bridge.store.rows import body_text, to_signed
 
@@ -36,6 +36,7 @@ class MemoryState:
     reports: dict[DeviceId, list[StoredReport]] = field(default_factory=dict)
     contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
     boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
+    limits: dict[None, StandingLimits] = field(default_factory=dict)
     journal: list[Callable[[], object]] | None = None
     """None: only reading is allowed."""
 
@@ -250,6 +251,16 @@ class MemoryReports(_Table):
         return oldest_first[::-1][:limit]
 
 
+class MemoryLimits(_Table):
+    """`LimitsInForce`."""
+
+    def get(self) -> StandingLimits:
+        return self._state.limits.get(None, StandingLimits())
+
+    def put(self, limits: StandingLimits) -> None:
+        self._state.put(self._state.limits, None, limits)
+
+
 @dataclass(frozen=True, slots=True)
 class MemoryTables:
     """The unit of work over a state in memory."""
@@ -259,6 +270,7 @@ class MemoryTables:
     deployments: Deployments
     rollouts: Rollouts
     reports: Reports
+    limits: LimitsInForce
 
     @classmethod
     def over(cls, state: MemoryState) -> "MemoryTables":
@@ -269,6 +281,7 @@ class MemoryTables:
             MemoryDeployments(state),
             MemoryRollouts(state),
             MemoryReports(state),
+            MemoryLimits(state),
         )
 
     def new_deployment_id(self) -> DeploymentId:

@@ -1,4 +1,4 @@
-"""Devices, deployments and reports to rows of `schema` and back, written out by hand: this runs for every report.
+"""Devices, deployments, reports, limits to rows of `schema` and back, written out by hand: this runs for every report.
 
 Each `..._COLUMNS` names the columns in the order in which `..._row` gives and `..._from` takes the values.
 Maps are compact JSON text in which bytes are base64.
@@ -14,7 +14,7 @@ from ota_bridge.core.errors import BlockRefusal, StoreError
 from ota_bridge.core.fleet import Assignment, Device, DeviceState, Silence
 from ota_bridge.core.messages import Encoding, InstalledPart, ReportKey
 from ota_bridge.core.ports import StoredReport
-from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, ReleaseId, Share, StandingLimits
 
 Row = Sequence[Any]
 
@@ -157,6 +157,8 @@ def _trouble_text(trouble: Silence) -> str:
             "refusal": None if trouble.refusal is None else trouble.refusal.name,
             "refusal_wall": trouble.refusal_wall,
             "refusals": trouble.refusals,
+            "waits_for": None if trouble.waits_for is None else trouble.waits_for.value,
+            "retry_after_s": trouble.retry_after_s,
             "rejected": trouble.rejected,
             "rejected_reason": trouble.rejected_reason,
             "rejected_wall": trouble.rejected_wall,
@@ -169,8 +171,12 @@ def _trouble_from(text: str) -> Silence:
     if not text:
         return _NO_TROUBLE
     found = decode(text)
-    refusal = found.pop("refusal")
-    return Silence(refusal=None if refusal is None else BlockRefusal[refusal], **found)
+    refusal, waits_for = found.pop("refusal"), found.pop("waits_for", None)
+    return Silence(
+        refusal=None if refusal is None else BlockRefusal[refusal],
+        waits_for=None if waits_for is None else Share(waits_for),
+        **found,
+    )
 
 
 # --- deployments ---------------------------------------------------------------------------------------------
@@ -269,3 +275,20 @@ def report_from(row: Row) -> StoredReport:
     boot, seq = from_signed(row[2]), from_signed(row[3])
     key = None if boot is None or seq is None else ReportKey(boot=boot, seq=seq, content=row[4])
     return StoredReport(device=DeviceId(row[0], row[1]), key=key, kind=row[5], wall=row[6], body=decode(row[7]))
+
+
+# --- limits --------------------------------------------------------------------------------------------------
+
+LIMITS_COLUMNS: Final = ("blocks_per_s", "bytes_per_s", "downloads", "set_wall", "set_by")
+
+
+def limits_row(standing: StandingLimits) -> Row:
+    """The row in `limits`."""
+    limits = standing.limits
+    return (limits.blocks_per_s, limits.bytes_per_s, limits.downloads, standing.set_wall, standing.set_by)
+
+
+def limits_from(row: Row) -> StandingLimits:
+    """The reverse of `limits_row`."""
+    limits = Limits(blocks_per_s=row[0], bytes_per_s=row[1], downloads=row[2])
+    return StandingLimits(limits=limits, set_wall=row[3], set_by=row[4])

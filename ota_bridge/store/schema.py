@@ -162,4 +162,21 @@ def _first(db: Database) -> None:
     db.executescript(_FIRST)
 
 
-SCHEMA_VERSION: Final = 1
+_LIMITS: Final = """
+CREATE TABLE limits (
+  id INTEGER PRIMARY KEY CHECK (id = 1),
+  blocks_per_s INTEGER NOT NULL,
+  bytes_per_s INTEGER NOT NULL,
+  downloads INTEGER NOT NULL,
+  set_wall REAL,
+  set_by TEXT NOT NULL
+) STRICT;
+"""
+
+
+@MIGRATIONS(name="0002_limits")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _limits(db: Database) -> None:
+    db.execute(_LIMITS)
+
+
+SCHEMA_VERSION: Final = 2

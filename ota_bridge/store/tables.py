@@ -13,9 +13,9 @@ from sqlite_utils import Database
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.ports import Deployments, Devices, Releases, Reports, Rollouts, StoredReport
+from ota_bridge.core.ports import Deployments, Devices, LimitsInForce, Releases, Reports, Rollouts, StoredReport
 from ota_bridge.core.rollout.model import Rollout, RolloutState
-from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
+from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
 from ota_bridge.store.identifiers import unused_id
 
@@ -301,6 +301,23 @@ class ReportTable:
         return [rows.report_from(row) for row in self._execute(self._RECENT, values)]
 
 
+class LimitsTable:
+    """`LimitsInForce`: one row, or none where nobody ever set any."""
+
+    _PUT: Final = _upsert("limits", ("id", *rows.LIMITS_COLUMNS), ("id",))
+    _GET: Final = _select("limits", rows.LIMITS_COLUMNS) + "WHERE id = 1"
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def get(self) -> StandingLimits:
+        row = self._execute(self._GET).fetchone()
+        return StandingLimits() if row is None else rows.limits_from(row)
+
+    def put(self, limits: StandingLimits) -> None:
+        self._execute(self._PUT, (1, *rows.limits_row(limits)))
+
+
 @dataclass(frozen=True, slots=True)
 class Tables:
     """The unit of work: every port over one connection."""
@@ -310,6 +327,7 @@ class Tables:
     deployments: Deployments
     rollouts: Rollouts
     reports: Reports
+    limits: LimitsInForce
     _forget: tuple[Callable[[], None], ...]
 
     @classmethod
@@ -317,7 +335,8 @@ class Tables:
         """The ports on this connection."""
         releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
         forget = (releases.forget, devices.forget, rollouts.forget)
-        return cls(releases, devices, DeploymentTable(db), rollouts, ReportTable(db), forget)
+        deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
+        return cls(releases, devices, deployments, rollouts, reports, limits, forget)
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""

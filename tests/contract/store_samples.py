@@ -13,7 +13,16 @@ from ota_bridge.core.manifest import Dependency, ManifestFacts, PayloadType
 from ota_bridge.core.messages import Encoding, InstalledPart, ReportKey
 from ota_bridge.core.ports import StoredReport
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
-from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, Sha256, release_id
+from ota_bridge.core.values import (
+    DeploymentId,
+    DeviceId,
+    Limits,
+    RolloutId,
+    Sha256,
+    Share,
+    StandingLimits,
+    release_id,
+)
 from ota_bridge.store.outcome import Committed, Failed
 
 PATIENCE_S = 20.0
@@ -236,6 +245,8 @@ DEVICES = st.builds(
         refusal=maybe(st.sampled_from(BlockRefusal)),
         refusal_wall=maybe(WALLS),
         refusals=U32S,
+        waits_for=maybe(st.sampled_from(Share)),
+        retry_after_s=U32S,
         rejected=U32S,
         rejected_reason=TEXTS,
         rejected_wall=maybe(WALLS),
@@ -295,6 +306,17 @@ TRANSITIONS = st.builds(
     before=maybe(st.sampled_from(State)),
     after=st.sampled_from(State),
     cause=TEXTS,
+)
+LIMITS = st.builds(
+    StandingLimits,
+    limits=st.builds(
+        Limits,
+        blocks_per_s=st.integers(0, 10**12),
+        bytes_per_s=st.just(0) | st.integers(4_096, 10**12),
+        downloads=st.integers(0, 10**12),
+    ),
+    set_wall=maybe(WALLS),
+    set_by=TEXTS,
 )
 PLAIN_JSON = st.recursive(
     st.none() | st.booleans() | st.integers(0, U64_MAX) | TEXTS | st.floats(allow_nan=False),

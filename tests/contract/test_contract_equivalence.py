@@ -6,6 +6,7 @@ from pathlib import Path
 from contract.store_samples import (
     DEPLOYMENTS,
     DEVICES,
+    LIMITS,
     RELEASES,
     REPORTS,
     ROLLOUTS,
@@ -31,6 +32,7 @@ STEPS = st.one_of(
     DEPLOYMENTS.map(lambda record: lambda unit: unit.deployments.put(record)),
     TRANSITIONS.map(lambda record: lambda unit: unit.deployments.record(record)),
     REPORTS.map(lambda record: lambda unit: unit.reports.add(record)),
+    LIMITS.map(lambda record: lambda unit: unit.limits.put(record)),
     st.integers(-3, 3).map(lambda by_s: lambda unit: unit.deployments.shift_due(by_s)),
 )
 WORKS = st.tuples(st.lists(STEPS, max_size=4), st.booleans())
@@ -78,6 +80,7 @@ def everything(unit):
             [unit.deployments.history(name) for name in deployments],
         ],
         "reports": [[unit.reports.recent(one, limit=limit) for one in devices] for limit in (2, 50)],
+        "limits": unit.limits.get(),
     }
 
 

@@ -12,10 +12,10 @@ from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.errors import ArtifactCold, ArtifactDamaged, BlockRefusal
 from ota_bridge.core.messages import Grant, GrantsChanged, GrantState
-from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId
 from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects.native import NativeDialect
-from ota_bridge.mqtt.codec import Decoder
+from ota_bridge.mqtt.codec import Decoder, publish_head
 
 DEVICE, TOPIC, ANSWER = DeviceId("prod", "d1"), b"$ota/get/prod/d1", b"$ota/block/prod/d1"
 IMAGE, FACTS = image_of("1.1.0"), facts_of()
@@ -168,6 +168,7 @@ def happening(rng, gateways, number):
     kind = rng.random()
     held = rng.choice([None, None, None, GrantState.PAUSED, GrantState.WITHDRAWN])
     state, damaged = rng.choice([GrantState.OPEN] * 4 + list(GrantState)), rng.random() < 0.2
+    limits = rng.choice([*[Limits()] * 5, Limits(blocks_per_s=40, downloads=1), Limits(bytes_per_s=50_000)])
     raw, burst = random_payload(rng), rng.random() < 0.01
     if rng.random() < 0.5:
         raw = msgpack.packb([NAME, rng.randrange(11_000), rng.choice([64, 1000, 4096]), rng.randint(1, 16)])
@@ -183,7 +184,9 @@ def happening(rng, gateways, number):
             gateway.server.apply(GrantsChanged(device=DEVICE, grants=() if damaged else (grant,)))
         elif kind < 0.02:
             gateway.server._source.damaged = damaged
-        elif kind < 0.025:
+        elif kind < 0.04:
+            gateway.server.set_limits(limits, number / 50)
+        elif kind < 0.045:
             found.append((gateway.server.drain(float(number), float(number)), gateway.server.counters))
             continue
         found.append([packets(gateway, raw, topic, number / 50) for _ in range(200 if burst else 1)])
@@ -198,13 +201,13 @@ def test_the_fast_lane_and_the_general_one_cannot_be_told_apart(seed):
     taken = []
     serve = gateways[0]._serve
     gateways[0]._serve = lambda *args: taken.append(1) or serve(*args)
-    for number in range(1_500):
+    for number in range(2_500):
         fast, general = happening(rng, gateways, number)
         assert fast == general
         assert gateways[0].strangers == gateways[1].strangers
     counters = [gateway.server.counters for gateway in gateways]
     assert counters[0] == counters[1]
-    assert len(taken) > 100, "the fast lane was hardly used"
+    assert len(taken) > 50, "the fast lane was hardly used"
     assert counters[0].silent, "nothing flooded"
 
 
@@ -225,6 +228,37 @@ def test_a_plain_request_means_what_the_strict_reader_says(payload):
     else:
         if quick is not None:
             assert [strict.artifact, strict.offset, strict.size, strict.count, None] == [*quick, strict.missing]
+
+
+# --- fleet-wide caps ---------------------------------------------------------------------------------------------
+
+
+def test_no_packet_has_more_beside_its_data_than_the_caps_count_for_it(gateway):
+    name = FACTS.sha256
+    for offset, size, count in ((0, 1, 1), (0, 100, 16), (7, 4096, 2), (0, 10_000, 1), (0, 20_000, 1), (2**63, 9, 9)):
+        out = []
+        gateway.handle(TOPIC, msgpack.packb([name, offset, size, count]), 10.0, out)
+        frame = gateway.server.client(DEVICE).frame_bytes
+        for _, payload in Decoder(max_packet_bytes=1 << 20).feed(b"".join(out)):
+            body = msgpack.unpackb(payload)
+            data = body[2] if isinstance(body[2], bytes) else b""
+            packet = publish_head(ANSWER, len(payload)) + payload
+            assert len(packet) - len(data) <= frame <= len(packet) - len(data) + 40
+
+
+def test_no_second_shows_more_than_the_cap_on_bytes_whatever_is_asked():
+    gateway = made(refusals_per_s=50)
+    gateway.server.set_limits(Limits(bytes_per_s=20_000), 0.0)
+    rng, seen = random.Random(3), []
+    for number in range(4_000):
+        mono = 2 + number / 500
+        topic = rng.choice([TOPIC, b"$ota/get/prod/d2", b"$ota/get/prod/d3"])
+        for where, payload in packets(gateway, msgpack.packb([NAME, 0, rng.randint(1, 3000), 4]), topic, mono):
+            seen.append((mono, len(publish_head(where, len(payload))) + len(payload)))
+    for first in range(0, 4_000, 50):
+        since = 2 + first / 500
+        assert sum(size for mono, size in seen if since <= mono < since + 1.0) <= 20_000
+    assert sum(size for _, size in seen) > 20_000 * 8 / 2
 
 
 # --- a device that asks too fast ---------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.messages import BlockActivity, GrantsChanged, GrantState
+from ota_bridge.core.shares import Usage
+from ota_bridge.core.values import Limits
 from ota_bridge.dialects.native import NativeDialect
 
 
@@ -76,6 +78,16 @@ def test_grants_are_replaced_and_an_unopened_table_is_busy():
     plane.open()
     ask()
     assert {BlockRefusal.NOT_OPEN: 2, BlockRefusal.BUSY: 1} == plane.counters.served.refused
+
+
+def test_limits_hold_at_once_and_how_they_are_used_is_told():
+    world, plane, _, ask = granted()
+    plane.set_limits(Limits(downloads=1))
+    ask()
+    world.jump(10)
+    ask()
+    assert {BlockRefusal.BUSY: 1} == plane.counters.served.refused
+    assert Usage(slots_held=1) == plane.counters.usage
 
 
 async def test_it_tells_while_it_runs_and_once_more_at_its_end(monkeypatch):

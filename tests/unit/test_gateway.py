@@ -5,14 +5,16 @@ import contextlib
 import json
 import logging
 
+import msgpack
 import pytest
 from core_world import World
 
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
-from ota_bridge.core.messages import GrantState
-from ota_bridge.core.values import DeviceId
+from ota_bridge.core.messages import GrantState, LimitsChanged
+from ota_bridge.core.shares import WINDOW_S, Wait
+from ota_bridge.core.values import DeviceId, Limits, Share
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
@@ -91,7 +93,7 @@ class Harness:
             bridge=self.world.bridge,
             store=self.store,
             dialect=NATIVE,
-            blocks=LocalPlane(self.world.server),
+            blocks=LocalPlane(self.world.server, wall=lambda: self.world.wall, mono=lambda: self.world.mono),
             link=self.wire,
             wall=lambda: self.world.wall,
             mono=lambda: self.world.mono,
@@ -353,12 +355,79 @@ async def test_the_block_plane_is_loaded_from_the_database_and_only_then_open(ha
     assert [DeviceId("prod", "d1")] == list(harness.world.server._clients)
 
 
+@pytest.fixture
+def settled(monkeypatch):
+    monkeypatch.setattr("ota_bridge.gateway.SETTLE_S", 0.0)
+
+
+@pytest.mark.usefixtures("settled")
+async def test_limits_reach_the_block_plane_after_their_commit_and_before_the_answer(harness):
+    seen = []
+    real = harness.store.submit
+
+    def watched(work, on_done):
+        seen.append(harness.world.server.shares)
+        real(work, on_done)
+
+    harness.store.submit = watched
+    await harness.gateway.operate("ann", "limits.set", {"downloads": 7})
+    assert [None] == seen
+    assert Limits(downloads=7) == harness.world.server.shares.limits
+    await harness.gateway.operate("ann", "limits.set", {"downloads": 0})
+    assert harness.world.server.shares is None
+
+
+async def test_limits_are_answered_when_they_have_settled(harness, monkeypatch):
+    slept = []
+
+    async def sleep(seconds):
+        slept.append((seconds, harness.world.server.shares is not None))
+
+    monkeypatch.setattr("ota_bridge.gateway.asyncio.sleep", sleep)
+    await harness.gateway.operate("ann", "limits.set", {"downloads": 7})
+    assert [(WINDOW_S, True)] == slept
+
+
+@pytest.mark.usefixtures("settled")
+async def test_after_a_restart_the_limits_hold_and_who_downloaded_last_keeps_its_slot(harness):
+    harness.release()
+    asked = msgpack.packb([next(iter(harness.world.facts.values())).sha256[:8], 0, 1000, 2])
+    server, names = harness.world.server, [f"d{number}" for number in range(9)]
+    for name in names:
+        harness.report(name)
+    for name in names:
+        harness.world.jump(1)
+        BlockGateway(server, NATIVE).handle(b"$ota/get/prod/" + name.encode(), asked, harness.world.mono, [])
+    harness.gateway.on_served(server.drain(harness.world.wall, harness.world.mono, whole=True))
+    await harness.gateway.operate("ann", "limits.set", {"downloads": 4})
+    server.shares, server.is_loaded = None, False
+    server._clients.clear()
+    harness.world.jump(20)
+    await harness.gateway.load()
+    harness.world.jump(10)
+    assert [1] * 4 == [server.shares.admit(DeviceId("prod", name), [1], harness.world.mono) for name in names[5:]]
+    assert Wait(Share.SLOT, 1) == server.shares.admit(DeviceId("prod", "d0"), [1], harness.world.mono)
+
+
+async def test_limits_that_change_while_the_table_is_loaded_are_not_overwritten_by_those_of_before(
+    harness, monkeypatch
+):
+    real = harness.store.read
+
+    def read(work):
+        found = real(work)
+        harness.gateway._let_out(LimitsChanged(limits=Limits(downloads=7)))
+        return found
+
+    monkeypatch.setattr(harness.store, "read", read)
+    await harness.gateway.load()
+    assert Limits(downloads=7) == harness.world.server.shares.limits
+
+
 def test_what_was_served_is_written(harness):
     harness.release()
     harness.report()
     facts = next(iter(harness.world.facts.values()))
-    import msgpack
-
     BlockGateway(harness.world.server, NATIVE).handle(
         b"$ota/get/prod/d1", msgpack.packb([facts.sha256[:8], 0, 1000, 2]), 60.0, []
     )

@@ -159,8 +159,8 @@ def test_version(operator):
 def test_every_operation_is_reachable_from_the_command_line():
     import inspect
 
-    from ota_bridge.cli import app, device, release, rollout, watch
+    from ota_bridge.cli import app, device, limits, release, rollout, watch
 
     assert app
-    source = "".join(inspect.getsource(module) for module in (device, release, rollout, watch))
+    source = "".join(inspect.getsource(module) for module in (device, limits, release, rollout, watch))
     assert [name for name in OPERATIONS if f'"{name}"' not in source] == []

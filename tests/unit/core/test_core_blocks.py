@@ -7,7 +7,7 @@ from core_world import MemorySource, facts_of, image_of, tree_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ota_bridge.core.blocks import BlockServer, Cold, Refused, Served, wanted_blocks
+from ota_bridge.core.blocks import TOLD_WITHIN_S, BlockServer, Cold, Refused, Served, wanted_blocks
 from ota_bridge.core.errors import ArtifactCold, ArtifactDamaged, BlockRefusal, StoreError
 from ota_bridge.core.messages import (
     BlockActivity,
@@ -17,7 +17,8 @@ from ota_bridge.core.messages import (
     GrantsChanged,
     GrantState,
 )
-from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId, Sha256
+from ota_bridge.core.shares import REST_S, WINDOW_S, Usage
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId, Sha256, Share
 
 DEVICE = DeviceId("prod", "d1")
 IMAGE = image_of("1.1.0")
@@ -309,7 +310,7 @@ def test_what_was_served_is_drained_once_in_one_batch():
     made, _ = server()
     ask(made, offset=0, size=1000, count=2)
     ask(made, offset=5000, size=500)
-    ask(made, b"nonsense")
+    ask(made, b"nonsense", mono=10.25)
     expected = [
         BlockActivity(
             device=DEVICE,
@@ -320,7 +321,7 @@ def test_what_was_served_is_drained_once_in_one_batch():
             requests=2,
             high_water_bytes=5500,
         ),
-        BlockTrouble(device=DEVICE, wall=6.0, refusal=BlockRefusal.NOT_OPEN, count=1),
+        BlockTrouble(device=DEVICE, wall=5.25, refusal=BlockRefusal.NOT_OPEN, count=1),
     ]
     assert expected == made.drain(6.0, 11.0)
     assert [] == made.drain(7.0, 12.0)
@@ -392,49 +393,177 @@ def test_a_device_is_known_again_after_it_was_forgotten():
 # --- fleet-wide caps ---------------------------------------------------------------------------------------------
 
 
+OTHER = DeviceId("prod", "d2")
+
+
+def capped(mono=0.0, **limits):
+    """A server under these caps since `mono`, with two devices that may fetch."""
+    made, source = server()
+    made.apply(GrantsChanged(device=OTHER, grants=(grant(deployment=DeploymentId("ba9876543210")),)))
+    made.set_limits(Limits(**limits), mono)
+    return made, source
+
+
 def test_a_cap_that_is_reached_is_busy_with_a_time_to_come_back():
-    made, _ = server()
-    made.set_limits(Limits(blocks_per_s=4), 0.0)
+    made, _ = capped(blocks_per_s=4)
     assert 4 == len(blocks_of(ask(made, size=10, count=4)))
     refused = ask(made, size=10, count=2)
     assert BlockRefusal.BUSY is code_of(refused)
     assert 1 == refused.retry_after_s
     assert 4 == made.counters.blocks
-    assert 2 == len(blocks_of(ask(made, size=10, count=2, mono=11.2)))
+    assert 2 == len(blocks_of(ask(made, size=10, count=2, mono=10.02 + WINDOW_S)))
 
 
 def test_a_request_for_more_than_a_whole_share_gets_the_share():
-    made, _ = server()
-    made.set_limits(Limits(blocks_per_s=4), 0.0)
+    made, _ = capped(blocks_per_s=4)
     assert [0, 10, 20, 30] == [offset for offset, _ in blocks_of(ask(made, size=10, count=16))]
+
+
+def test_blocks_of_every_artifact_count_and_need_a_slot():
+    made, _ = capped(blocks_per_s=1, downloads=1)
+    leaves = tree_of(IMAGE, FACTS.chunk_bytes)[1]
+    assert leaves == blocks_of(ask(made, FACTS.merkle_root[:8], size=4096))[0][1]
+    assert BlockRefusal.BUSY is code_of(ask(made, mono=10.5))
+    assert BlockRefusal.BUSY is code_of(ask(made, FACTS.merkle_root[:8], device=OTHER, mono=10.5 + WINDOW_S))
+
+
+def test_a_cap_on_bytes_counts_whole_packets():
+    made, _ = capped(bytes_per_s=16_000)
+    made.client(DEVICE).frame_bytes = 600
+    assert 15 == len(blocks_of(ask(made, size=400, count=16)))  # 15 of 1,000; the rest is for refusals
+    assert BlockRefusal.BUSY is code_of(ask(made, size=1))
+
+
+def test_a_cap_on_bytes_bounds_the_refusals_of_all_devices_together():
+    made, _ = capped(bytes_per_s=16_000)
+    for number in range(100):
+        made.client(DeviceId("prod", f"s{number}")).frame_bytes = 100
+    said = [ask(made, device=DeviceId("prod", f"s{number}")) for number in range(100)]
+    assert 10 == sum(not refused.silent for refused in said)
+    assert 90 == made.counters.silent
+
+
+def test_under_a_cap_on_bytes_a_block_that_could_never_pass_is_above_the_limit():
+    made, _ = capped(bytes_per_s=8_192)
+    assert 7_168 == made.block_max
+    assert BlockRefusal.ABOVE_LIMIT is code_of(ask(made, size=7_169))
+    assert IMAGE[:7_168] == blocks_of(ask(made, size=7_168))[0][1]
+    made.set_limits(Limits(downloads=1), 10.0)
+    assert 16_384 == made.block_max
+
+
+def test_who_must_wait_costs_no_look_at_the_artifact():
+    made, source = capped(downloads=1)
+    ask(made)
+    source.damaged = True
+    assert BlockRefusal.BUSY is code_of(ask(made, device=OTHER))
+    assert 0 == made.counters.damaged
+
+
+def test_what_has_to_be_read_from_disk_first_is_counted_when_it_goes():
+    made, source = capped(blocks_per_s=1)
+    source.damaged, source.error = True, ArtifactCold
+    assert isinstance(ask(made), Cold)
+    assert isinstance(ask(made), Cold)
+    source.damaged = False
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+    assert BlockRefusal.BUSY is code_of(ask(made))
 
 
 def test_downloads_that_were_under_way_before_a_restart_keep_their_slots():
     made, _ = server(loaded=False)
     made.set_limits(Limits(downloads=1), 100.0)
     made.apply(GrantsChanged(device=DEVICE, grants=(grant(fetched_wall=995.0),)), wall=1000.0, mono=100.0)
-    other = DeviceId("prod", "d2")
-    made.apply(GrantsChanged(device=other, grants=(grant(),)), wall=1000.0, mono=100.0)
-    made.is_loaded = True
-    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=102.0))
+    made.apply(GrantsChanged(device=OTHER, grants=(grant(),)), wall=1000.0, mono=100.0)
+    assert BlockRefusal.BUSY is code_of(ask(made, mono=102.0))
+    made.open(100.0)
+    assert BlockRefusal.BUSY is code_of(ask(made, device=OTHER, mono=102.0))
     assert IMAGE[:1000] == blocks_of(ask(made, mono=102.0))[0][1]
 
 
-def test_a_slot_is_free_once_its_device_has_nothing_more_to_fetch():
-    made, _ = server()
-    made.set_limits(Limits(downloads=1), 0.0)
-    other = DeviceId("prod", "d2")
-    made.apply(GrantsChanged(device=other, grants=(grant(),)))
-    ask(made, mono=10.0)
-    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=10.5))
-    made.apply(GrantsChanged(device=DEVICE, grants=()))
-    assert BlockRefusal.BUSY is code_of(ask(made, device=other, mono=10.9))
-    assert IMAGE[:1000] == blocks_of(ask(made, device=other, mono=11.2))[0][1]
+def test_of_more_downloads_than_slots_the_latest_keep_theirs():
+    made, _ = server(loaded=False)
+    devices = [DeviceId("prod", f"s{number}") for number in range(9)]
+    for number in (3, 8, 1, 7, 0, 2, 6, 5, 4):
+        change = GrantsChanged(device=devices[number], grants=(grant(fetched_wall=950.0 + number),))
+        made.apply(change, wall=1000.0, mono=100.0)
+    made.set_limits(Limits(downloads=3), 100.0)
+    made.open(100.0)
+    assert [False] * 6 + [True] * 3 == [isinstance(ask(made, device=one, mono=102.0), Served) for one in devices]
+
+
+@pytest.mark.parametrize(
+    ("fetched_wall", "held"),
+    [(1003.0, 1), (941.0 - TOLD_WITHIN_S, 1), (939.0 - TOLD_WITHIN_S, 0), (None, 0)],  # the database hears of it late
+)
+def test_a_download_that_was_under_way_too_long_ago_keeps_none(fetched_wall, held):
+    made, _ = server(loaded=False)
+    made.set_limits(Limits(downloads=1), 100.0)
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(fetched_wall=fetched_wall),)), wall=1000.0, mono=100.0)
+    made.open(100.0)
+    assert held == made.usage(100.0).slots_held
+
+
+def test_what_is_no_longer_granted_when_the_table_is_whole_keeps_no_slot():
+    made, _ = server(loaded=False)
+    made.set_limits(Limits(downloads=1), 100.0)
+    for grants in ((grant(fetched_wall=995.0),), ()):
+        made.apply(GrantsChanged(device=DEVICE, grants=grants), wall=1000.0, mono=100.0)
+    made.open(100.0)
+    assert 0 == made.usage(100.0).slots_held
+
+
+@pytest.mark.parametrize("grants", [(), (grant(is_whole=True),), (grant(deployment=DeploymentId("000000000009")),)])
+def test_a_slot_is_free_once_its_device_has_nothing_more_to_fetch(grants):
+    made, _ = capped(downloads=1)
+    ask(made)
+    assert BlockRefusal.BUSY is code_of(ask(made, device=OTHER, mono=10.5))
+    made.apply(GrantsChanged(device=DEVICE, grants=grants), mono=10.5)
+    assert BlockRefusal.BUSY is code_of(ask(made, device=OTHER, mono=10.4 + REST_S))
+    assert IMAGE[:1000] == blocks_of(ask(made, device=OTHER, mono=10.6 + REST_S))[0][1]
+
+
+def test_a_slot_is_kept_while_there_is_more_to_fetch():
+    made, _ = capped(downloads=1)
+    ask(made)
+    second = grant(deployment=DeploymentId("000000000009"))
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(), second)), mono=10.5)
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(is_whole=True), second)), mono=10.5)
+    assert 1 == made.usage(10.5).slots_held
+
+
+def test_for_want_of_what_a_device_was_refused_is_told_with_the_time():
+    made, _ = capped(downloads=1)
+    ask(made)
+    ask(made, device=OTHER, mono=10.5)
+    told = made.drain(6.0, 11.0)[1]
+    expected = BlockTrouble(
+        device=OTHER, wall=5.5, refusal=BlockRefusal.BUSY, count=1, waits_for=Share.SLOT, retry_after_s=1
+    )
+    assert expected == told
+    ask(made, b"nonsense", device=OTHER, mono=11.5)
+    assert None is made.drain(7.0, 12.0)[0].waits_for
+
+
+def test_how_the_caps_are_used_is_told():
+    made, _ = capped(downloads=1)
+    ask(made)
+    ask(made, device=OTHER)
+    assert Usage(slots_held=1, waiting_for_slot=1) == made.usage(10.0)
+    made.set_limits(Limits(), 10.0)
+    assert Usage() == made.usage(10.0)
 
 
 def test_lifting_the_caps_serves_at_once():
-    made, _ = server()
-    made.set_limits(Limits(blocks_per_s=1), 10.0)
+    made, _ = capped(mono=10.0, blocks_per_s=1)
     assert BlockRefusal.BUSY is code_of(ask(made))
     made.set_limits(Limits(), 10.0)
     assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+
+
+def test_a_change_of_a_cap_forgets_nothing():
+    made, _ = capped(blocks_per_s=1)
+    ask(made)
+    made.set_limits(Limits(blocks_per_s=2), 10.0)
+    assert IMAGE[:1000] == blocks_of(ask(made))[0][1]
+    assert BlockRefusal.BUSY is code_of(ask(made))

@@ -8,6 +8,7 @@ from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.fleet import Enrol
 from ota_bridge.core.messages import BlockTrouble, Rejected
+from ota_bridge.core.values import Share
 
 
 @pytest.fixture
@@ -85,6 +86,59 @@ def deferred(world):
 def stalled(world):
     device = downloading(world)
     world.passes(120)
+    return device
+
+
+def told_to_wait(world, device, share, **limits):
+    """A cap is in force, and the device was refused for it four seconds ago."""
+    world.do("limits.set", **limits)
+    world.jump(1)
+    world.receive(
+        BlockTrouble(
+            device=device.id, wall=world.wall, refusal=BlockRefusal.BUSY, count=1, waits_for=share, retry_after_s=12
+        )
+    )
+    world.jump(4)
+    return device
+
+
+def waits_for_a_slot(world):
+    return told_to_wait(world, offered(world), Share.SLOT, downloads=50)
+
+
+def waits_for_a_slot_again(world):
+    return told_to_wait(world, stalled(world), Share.SLOT, downloads=50)
+
+
+def waits_for_blocks(world):
+    return told_to_wait(world, downloading(world), Share.BLOCKS, blocks_per_s=500)
+
+
+def waits_for_bytes(world):
+    return told_to_wait(world, downloading(world), Share.BYTES, bytes_per_s=100_000)
+
+
+def waited_long_ago(world):
+    device = waits_for_a_slot(world)
+    world.jump(2 * 12 + 60)
+    return device
+
+
+def waited_and_was_served(world):
+    device = waits_for_a_slot(world)
+    device.asks()
+    return device
+
+
+def waited_for_what_is_no_longer_capped(world):
+    device = waits_for_a_slot(world)
+    world.do("limits.set", downloads=0)
+    return device
+
+
+def waited_and_has_it_all(world):
+    device = waits_for_a_slot(world)
+    device.says("downloaded")
     return device
 
 
@@ -198,6 +252,18 @@ SITUATIONS = [
         "stalled",
         "the download of firmware prod/1.1.0 has stalled at 40 %: the last block was asked for 2 min ago.",
     ),
+    (
+        waits_for_a_slot,
+        "waits_for_slot",
+        "firmware prod/1.1.0 waits for one of 50 download slots; it asked 4 s ago and was told to come back after 12 s.",
+    ),
+    (waits_for_a_slot_again, "waits_for_slot", "of which it has 40 %, waits for one of 50 download slots; it asked"),
+    (waits_for_blocks, "waits_for_share", "of which it has 40 %, waits for its share of 500 blocks/s; it asked 4 s"),
+    (waits_for_bytes, "waits_for_share", "of which it has 40 %, waits for its share of 100000 bytes/s; it asked 4 s"),
+    (waited_long_ago, "offered", "the device has not asked for a block"),
+    (waited_and_was_served, "downloading", "it is downloading firmware prod/1.1.0: 40 %"),
+    (waited_for_what_is_no_longer_capped, "offered", "the device has not asked for a block"),
+    (waited_and_has_it_all, "downloaded", "has not begun to install it"),
     (lambda world: bring(world, State.DOWNLOADED), "downloaded", "has not begun to install it for 0 s."),
     (installing, "installing", "it has been installing firmware prod/1.1.0 for 0 s; the next boot decides."),
     (on_trial, "trial", "it runs firmware prod/1.1.0 on trial for 0 s and has not confirmed it."),
@@ -252,4 +318,12 @@ def test_the_facts_behind_the_sentence_are_told_too(world):
     facts = world.do("why", device="d1")["facts"]
     assert (3, "busy", device.open.id) == (facts["refusals"], facts["last_refusal"], facts["deployment"]["id"])
     assert None not in (facts["last_report"], facts["last_offer"], facts["last_block"])
-    assert [("busy", 3)] == [(data["reason"], data["count"]) for data in world.events("blocks_refused")]
+    assert [{"reason": "busy", "count": 3}] == world.events("blocks_refused")
+
+
+def test_for_what_a_device_waits_is_a_fact_and_an_event(world):
+    waits_for_a_slot(world)
+    facts = world.do("why", device="d1")["facts"]
+    assert ("slot", 12) == (facts["waits_for"], facts["retry_after_s"])
+    expected = [{"reason": "busy", "count": 1, "waits_for": "slot", "retry_after_s": 12}]
+    assert expected == world.events("blocks_refused")

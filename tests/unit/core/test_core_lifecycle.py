@@ -145,6 +145,13 @@ def test_the_image_is_granted_until_the_point_of_no_return(world):
     assert [()] == [change.grants for change in world.sent(GrantsChanged, outputs)]
 
 
+def test_the_block_plane_hears_which_image_a_device_has_all_of_and_which_it_fetches_again(world):
+    device = downloading(world)
+    said = [device.says("downloaded"), device.says("downloading")]
+    changes = [world.sent(GrantsChanged, outputs) for outputs in said]
+    assert [[True], [False]] == [[grant.is_whole for change in each for grant in change.grants] for each in changes]
+
+
 def test_done_is_a_claim_that_moves_nothing_but_a_clock(world):
     device = installing(world)
     world.jump(1)

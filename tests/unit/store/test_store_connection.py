@@ -10,10 +10,11 @@ from sqlite_utils import Migrations
 
 from ota_bridge.core.catalog import ReleaseState
 from ota_bridge.core.deployment import OPEN, State
-from ota_bridge.core.errors import NewerSchema, StoreDamaged, StoreError
-from ota_bridge.core.fleet import DeviceState
+from ota_bridge.core.errors import BlockRefusal, NewerSchema, StoreDamaged, StoreError
+from ota_bridge.core.fleet import DeviceState, Silence
 from ota_bridge.core.messages import Encoding
 from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.values import DeviceId, StandingLimits
 from ota_bridge.store.connection import CURRENT, Schema, open_reader, open_writer
 from ota_bridge.store.schema import MIGRATIONS, SCHEMA_VERSION
 from ota_bridge.store.sqlite import SqliteStore
@@ -143,6 +144,32 @@ def test_an_older_database_is_migrated_after_a_backup(filled):
     restored = open_reader(backup)
     assert Tables.over(restored).devices.count() == 300
     restored.close()
+
+
+def older(version):
+    """The schema as it was."""
+    migrations = Migrations("ota_bridge")
+    for known in MIGRATIONS._migrations[:version]:
+        migrations(name=known.name)(known.fn)
+    return Schema(migrations, version)
+
+
+def test_a_database_of_the_first_schema_has_no_caps_and_keeps_what_it_knew_of_refusals(path):
+    db = open_writer(path, older(1))
+    trouble = (
+        '{"refusal":"BUSY","refusal_wall":5.0,"refusals":3,"rejected":0,'
+        '"rejected_reason":"","rejected_wall":null,"clashes":0}'
+    )
+    Tables.over(db).devices.put(device("d1"))
+    db.execute("UPDATE devices SET trouble = ?", (trouble,))
+    db.close()
+
+    db = open_writer(path)
+    tables = Tables.over(db)
+    assert tables.limits.get() == StandingLimits()
+    expected = Silence(refusal=BlockRefusal.BUSY, refusal_wall=5.0, refusals=3)
+    assert tables.devices.get(DeviceId("prod", "d1")).trouble == expected
+    db.close()
 
 
 def test_a_second_opening_migrates_nothing(filled):
