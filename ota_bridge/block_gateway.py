@@ -96,7 +96,7 @@ class BlockGateway:
                 and offset < passed.end_bytes
                 and size <= server.block_max
                 and count <= server.window_max
-                and server.shares is None
+                and (server.shares is None or now < client.free_until_mono)
             ):
                 whole = len(out)
                 try:

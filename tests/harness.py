@@ -249,6 +249,24 @@ class Fleet:
         return await asyncio.shield(self._task)
 
 
+def worker_of(here: Site) -> int:
+    """The block plane's process of a daemon, by its id."""
+    assert here.process is not None
+    parent = f"PPid:\t{here.process.pid}\n"
+    (found,) = [
+        path.parent
+        for path in Path("/proc").glob("[0-9]*/status")
+        if parent in _text_of(path) and "block_worker" in _text_of(path.with_name("cmdline"))
+    ]
+    return int(found.name)
+
+
+def _text_of(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text()
+    return ""  # it has ended meanwhile
+
+
 def start_fleet(here: Site, options: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
     """Simulated devices in a process of their own, for what needs a core of its own."""
     flat = [str(part) for pair in options.items() for part in pair]

@@ -8,8 +8,8 @@ Rules:
 3. A device that asks faster than its rate gets "busy" before its request is even decoded. Refusals are limited per
    device; what is over the limit is counted and stays silent, so a loop stays cheap.
 4. What was established once for a device and a name of an artifact is kept as a `Pass`, which a fast lane may use:
-   while `Pass.gate` is open and no cap is in force, a request within `Pass.end_bytes` and the limits is one that
-   `answer` would serve.
+   while `Pass.gate` is open and the fleet-wide caps leave its device alone (`Client.free_until_mono`), a request within
+   `Pass.end_bytes` and the limits is one that `answer` would serve.
 5. Fleet-wide caps (`shares`) are asked before the artifact is touched, and count what goes: blocks of every artifact,
    and the bytes of whole packets, refusals included.
 """
@@ -31,6 +31,8 @@ PAUSED_RETRY_S: Final = 30
 TOLD_PER_S: Final = 20
 """Deployments whose progress is told in a second: each costs the database more than hundreds of blocks cost here."""
 TOLD_WITHIN_S: Final = 10.0
+FREE_S: Final = 1.0
+"""How long a device that holds a slot need not ask for it again; shorter than any lease."""
 FRAME_MAX_BYTES: Final = 512
 """More than any packet has beside its data."""
 _SLACK_S: Final = 1e-9
@@ -110,6 +112,8 @@ class Client:
     refusals: int = 0
     last_refusal: BlockRefusal | None = None
     refused_mono: float = 0.0
+    free_until_mono: float = 0.0
+    """Until then the fleet-wide caps, if there are any, leave it alone: it holds a slot, and no rate is capped."""
     waits: Wait | None = None
     """What the last refusal was for want of."""
     is_gone: bool = False
@@ -214,6 +218,7 @@ class BlockServer:
         elif self.shares is not None and not any(
             grant.deployment in kept and not grant.is_whole for grant in change.grants
         ):
+            client.free_until_mono = 0.0
             self.shares.end(client.device, mono)
 
     def open(self, mono: float) -> None:
@@ -241,6 +246,8 @@ class BlockServer:
             self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono)
         else:
             self.shares.change(limits, mono)
+        for client in self._clients.values():
+            client.free_until_mono = 0.0
         largest = None if self.shares is None else self.shares.largest_bytes
         self.block_max = self._block_max if largest is None else min(self._block_max, largest - FRAME_MAX_BYTES)
 
@@ -266,12 +273,15 @@ class BlockServer:
         ranges = _ranges(request, passed.end_bytes)
         if not ranges:
             return self.refuse(client, BlockRefusal.PAST_END, mono=mono)
-        if self.shares is not None:
+        shares = self.shares if mono >= client.free_until_mono else None
+        if shares is not None:
             frame = client.frame_bytes
-            admitted = self.shares.admit(client.device, [length + frame for _, length in ranges], mono)
+            admitted = shares.admit(client.device, [length + frame for _, length in ranges], mono)
             if isinstance(admitted, Wait):
                 return self.refuse(client, BlockRefusal.BUSY, mono=mono, waits=admitted)
             del ranges[admitted:]
+            if not shares.are_rates_capped:
+                client.free_until_mono = mono + FREE_S
         blocks: list[tuple[int, memoryview]] = []
         offset, length = ranges[0]
         try:
@@ -283,8 +293,8 @@ class BlockServer:
             # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
             self._totals.damaged += 1
             return self.refuse(client, BlockRefusal.BUSY, mono=mono)
-        if self.shares is not None:
-            self.shares.take([length + client.frame_bytes for _, length in ranges], mono)
+        if shares is not None:
+            shares.take([length + client.frame_bytes for _, length in ranges], mono)
         size = sum(len(data) for _, data in blocks)
         self.account(client, passed, len(blocks), size, offset + length, mono)
         return Served(blocks)

@@ -48,7 +48,9 @@ class WaitingLine:
         """Holder → units it wants, monotonic time until which they are kept; in the order of that time."""
         self._wanted = 0.0
 
-    def __len__(self) -> int:
+    def waiting(self, mono: float) -> int:
+        """How many stand in it."""
+        self._forget(mono)
         return len(self._places)
 
     def ahead(self, holder: Hashable) -> int:

@@ -109,10 +109,9 @@ class DownloadSlots:
         self._hold_s = _HOLD_S
         self._line = WaitingLine(WAIT_MAX_S)
 
-    @property
-    def waiting(self) -> int:
+    def waiting(self, mono: float) -> int:
         """How many wait for a slot."""
-        return len(self._line)
+        return self._line.waiting(mono)
 
     def held(self, mono: float) -> int:
         """Slots that are held now."""
@@ -240,6 +239,11 @@ class FairShares:
             self._slots.change(limits.downloads, mono)
 
     @property
+    def are_rates_capped(self) -> bool:
+        """True while blocks or bytes per second are capped."""
+        return self._blocks is not None or self._bytes is not None
+
+    @property
     def largest_bytes(self) -> int | None:
         """The largest packet that can ever pass; None for any."""
         return None if self._bytes is None else self._bytes.limit
@@ -306,6 +310,6 @@ class FairShares:
         slots = self._slots
         return Usage(
             slots_held=0 if slots is None else slots.held(mono),
-            waiting_for_slot=0 if slots is None else slots.waiting,
-            waiting_for_share=len(self._line),
+            waiting_for_slot=0 if slots is None else slots.waiting(mono),
+            waiting_for_share=self._line.waiting(mono),
         )

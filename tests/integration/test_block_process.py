@@ -4,13 +4,12 @@ import asyncio
 import contextlib
 import os
 import signal
-from pathlib import Path
 
 import msgpack
 import pytest
 from brokers import client, eventually, mosquitto, running  # noqa: F401 - mosquitto is a fixture
 from core_world import World
-from harness import Site, site
+from harness import site, worker_of
 
 from ota_bridge import block_process
 from ota_bridge.block_plane import PlaneSettings
@@ -201,38 +200,20 @@ def exists(pid):
     return False
 
 
-def child_of(here: Site) -> int:
-    """The block plane's process of a daemon."""
-    assert here.process is not None
-    parent = f"PPid:\t{here.process.pid}\n"
-    (found,) = [
-        path.parent
-        for path in Path("/proc").glob("[0-9]*/status")
-        if parent in text_of(path) and "block_worker" in text_of(path.with_name("cmdline"))
-    ]
-    return int(found.name)
-
-
-def text_of(path):
-    with contextlib.suppress(OSError):
-        return path.read_text()
-    return ""  # it has ended meanwhile
-
-
 @pytest.mark.parametrize("end", ["kill", "stop"])
 async def test_it_ends_with_the_daemon_however_that_ends(tmp_path, mosquitto, end):  # noqa: F811
     with site(tmp_path, broker_url=mosquitto.url) as here:
-        worker = child_of(here)
+        worker = worker_of(here)
         getattr(here, end)()
         await eventually(lambda: not exists(worker), what="the process is gone", within_s=5)
 
 
 def test_the_embedded_broker_needs_no_second_process_and_a_setting_decides(tmp_path):
     with site(tmp_path) as here, pytest.raises(ValueError, match="values to unpack"):
-        child_of(here)
+        worker_of(here)
     here.settings["blocks.process"] = "own"
     try:
         here.start()
-        assert child_of(here)
+        assert worker_of(here)
     finally:
         here.kill()

@@ -160,6 +160,8 @@ def test_no_bytes_at_all_raise_and_each_request_is_answered(gateway):
     assert refused > 1000
 
 
+CAPS = [Limits(blocks_per_s=40, downloads=1), Limits(bytes_per_s=50_000), Limits(downloads=1), Limits(downloads=2)]
+
 # --- the two lanes -----------------------------------------------------------------------------------------------
 
 
@@ -168,7 +170,7 @@ def happening(rng, gateways, number):
     kind = rng.random()
     held = rng.choice([None, None, None, GrantState.PAUSED, GrantState.WITHDRAWN])
     state, damaged = rng.choice([GrantState.OPEN] * 4 + list(GrantState)), rng.random() < 0.2
-    limits = rng.choice([*[Limits()] * 5, Limits(blocks_per_s=40, downloads=1), Limits(bytes_per_s=50_000)])
+    limits = rng.choice([*[Limits()] * 4, *CAPS])
     raw, burst = random_payload(rng), rng.random() < 0.01
     if rng.random() < 0.5:
         raw = msgpack.packb([NAME, rng.randrange(11_000), rng.choice([64, 1000, 4096]), rng.randint(1, 16)])
@@ -231,6 +233,17 @@ def test_a_plain_request_means_what_the_strict_reader_says(payload):
 
 
 # --- fleet-wide caps ---------------------------------------------------------------------------------------------
+
+
+def test_a_device_with_a_slot_goes_by_the_fast_lane_and_under_a_capped_rate_none_does():
+    for limits, expected in ((Limits(downloads=1), 9), (Limits(downloads=1, blocks_per_s=1000), 0)):
+        gateway, taken = made(), []
+        gateway.server.set_limits(limits, 0.0)
+        serve = gateway._serve
+        gateway._serve = lambda *args, serve=serve, taken=taken: taken.append(1) or serve(*args)
+        for number in range(10):
+            assert IMAGE[:64] == answers(gateway, [NAME, 0, 64, 1], mono=10 + number / 100)[0][1][2]
+        assert expected == len(taken)
 
 
 def test_no_packet_has_more_beside_its_data_than_the_caps_count_for_it(gateway):

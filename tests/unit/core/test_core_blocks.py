@@ -532,6 +532,30 @@ def test_a_slot_is_kept_while_there_is_more_to_fetch():
     assert 1 == made.usage(10.5).slots_held
 
 
+def test_who_loses_its_slot_loses_it_at_once():
+    made, _ = capped(downloads=2)
+    assert [True, True] == [isinstance(ask(made, device=one), Served) for one in (DEVICE, OTHER)]
+    made.set_limits(Limits(downloads=1), 10.1)
+    assert [True, False] == [isinstance(ask(made, device=one, mono=10.2), Served) for one in (DEVICE, OTHER)]
+
+
+def test_who_gave_its_slot_back_and_fetches_again_holds_one_again():
+    made, _ = capped(downloads=1)
+    ask(made)
+    made.apply(GrantsChanged(device=DEVICE, grants=(grant(is_whole=True),)), mono=10.1)
+    assert 0 == made.usage(10.2).slots_held
+    assert IMAGE[:1000] == blocks_of(ask(made, mono=10.2))[0][1]
+    assert 1 == made.usage(10.2).slots_held
+
+
+def test_a_slot_is_kept_while_its_device_asks_and_no_longer():
+    made, _ = capped(downloads=1)
+    for tenth in range(1_000):
+        assert isinstance(ask(made, mono=10 + tenth / 10), Served)
+    assert 1 == made.usage(10 + 99.9 + 58).slots_held
+    assert 0 == made.usage(10 + 99.9 + 61).slots_held
+
+
 def test_for_want_of_what_a_device_was_refused_is_told_with_the_time():
     made, _ = capped(downloads=1)
     ask(made)
