@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import threading
 from contextlib import ExitStack
@@ -41,6 +42,17 @@ class Ran:
     def lines(self):
         """The output by line and by cell; cells are two spaces apart."""
         return [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in self.out.splitlines()]
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """`serve` sets up logging for the process; the next test has another stderr."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
 
 
 @pytest.fixture
