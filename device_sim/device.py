@@ -171,8 +171,26 @@ class Device:
         """What an observer wants to hear of at once when it changes."""
         return self._session.phase, self._session.result
 
+    @property
+    def version(self) -> str:
+        """What runs now."""
+        return self._session.boot.version
+
     def snapshot(self) -> Snapshot:
-        """What there is to see now."""
+        """What there is to see now; before the first boot not much."""
+        if not self.boot_log:
+            return Snapshot(
+                device=self.config.device,
+                phase=Phase.IDLE,
+                result=Result.NONE,
+                reason="not started",
+                version=self._storage.settings.version,
+                offered_version="",
+                position=0,
+                size_bytes=0,
+                settled=False,
+                stats=self.stats,
+            )
         session = self._session
         position, size, coming = self._updater.position
         running = session.boot.manifest

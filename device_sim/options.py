@@ -104,6 +104,10 @@ class FleetOptions:
         _within("--max-packet", self.max_packet, 256, 1 << 28)
         _within("--telemetry-hz", self.telemetry_hz, 0.0, 100.0)
         _within("--timeout-s", self.timeout_s, 0.1, 1e9)
+        _within("--connect-timeout-s", self.connect_timeout_s, 0.1, 1e9)
+        _within("--watchdog-s", self.watchdog_s, 0.1, 1e9)
+        _within("--check-in-every-s", self.check_in_every_s, 0.1, 1e9)
+        _within("--fault-count", self.fault_count or 0, 0, MAX_DEVICES)
         _within("--slot-kib", self.slot_bytes // 1024, 64, 1 << 20)
         if self.slot_bytes % (16 * SECTOR_BYTES):
             raise OptionError("--slot-kib must be a multiple of 64")

@@ -46,6 +46,11 @@ async def end_tasks(tasks: Collection[asyncio.Task[None]]) -> None:
         await asyncio.wait(pending, timeout=CANCEL_AGAIN_S)
 
 
+def _heard(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()
+
+
 class Runner:
     """The life of one device in this process."""
 
@@ -152,6 +157,8 @@ class Runner:
             asyncio.create_task(self._write(client, self._fast, 0), name=f"write {self.id}"),
             asyncio.create_task(self._write(client, self._sure, 1), name=f"report {self.id}"),
         }
+        for task in tasks:
+            task.add_done_callback(_heard)  # when the run ends here, nobody asks below
         assert self._reboot is not None
         awake_s = self._options.awake_s or None
         try:
@@ -250,7 +257,7 @@ class Runner:
 
     def _measure(self) -> None:
         self._telemetry_count += 1
-        reading = {"n": self._telemetry_count, "t_s": round(time.time(), 3), "version": self.device.config.version}
+        reading = {"n": self._telemetry_count, "t_s": round(time.time(), 3), "version": self.device.version}
         self._put(self._fast, self._telemetry_topic, json.dumps(reading).encode())
         self._telemetry = self._loop.call_later(1.0 / self._options.telemetry_hz, self._measure)
 

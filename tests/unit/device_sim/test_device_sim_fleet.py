@@ -1,8 +1,10 @@
 """The shell and the fleet on a broker that is a dictionary: no socket is opened."""
 
 import asyncio
+import gc
 import hashlib
 import json
+import logging
 from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
@@ -130,6 +132,44 @@ async def test_a_fleet_confirms_and_reports_what_it_read_back(net, options):
     assert {f"p/dev-000{n}" for n in (1, 2, 3)} == net.users
     assert "confirmed" == events[-1]["result"]
     assert {"telemetry/p/dev-0001", "ota/report/p/dev-0001", "ota/get/p/dev-0001"} <= {topic for topic, _ in net.seen}
+
+
+async def test_telemetry_names_the_version_that_runs(net, options):
+    told, stop, published = [], asyncio.Event(), net.published
+
+    async def heard(topic, payload, who):
+        await published(topic, payload, who)
+        if topic.startswith("telemetry/"):
+            told.append(json.loads(payload)["version"])
+            if told[-1] == "1.1.0":
+                stop.set()
+
+    net.published = heard
+    await run_fleet(replace(options, count=1, stay=True), stop=stop)
+    assert ("1.0.0", "1.1.0") == (told[0], told[-1])
+
+
+async def test_a_run_that_is_stopped_at_once_reports_devices_that_never_started(net, options):
+    stop = asyncio.Event()
+    stop.set()
+    report = await run_fleet(options, stop=stop)
+    assert ("unfinished", "not started", "1.0.0") in {(d.result, d.reason, d.new_version) for d in report.devices}
+
+
+async def test_a_connection_that_breaks_while_the_run_ends_is_nobodys_unheard_error(net, options, caplog):
+    stop = asyncio.Event()
+
+    async def breaks_when_cancelled(_topic, _payload, _who):
+        stop.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise aiomqtt.MqttError("gone") from None
+
+    net.published = breaks_when_cancelled
+    await run_fleet(options, stop=stop)
+    gc.collect()
+    assert [] == [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_devices_lose_their_power_at_flash_operations_and_arrive(net, options):

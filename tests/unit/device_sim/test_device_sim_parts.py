@@ -68,6 +68,11 @@ def options(**changes):
         {"certfile": Path("x")},
         {"cafile": Path("x")},
         {"timeout_s": 0},
+        {"connect_timeout_s": 0},
+        {"watchdog_s": -1},
+        {"check_in_every_s": 0},
+        {"check_in_every_s": float("nan")},
+        {"fault_count": -1},
     ],
 )
 def test_values_that_cannot_be_used_are_refused_where_options_are_built(changes):
