@@ -21,7 +21,8 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -m venv $(VENV)
 	@echo "installing the pinned packages into $(VENV) ..."
 	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements.txt
-	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable . \
+		> $(VENV)/editable.log 2>&1 || { cat $(VENV)/editable.log >&2; exit 1; }
 	@touch $@
 
 demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any file)

@@ -108,8 +108,8 @@ class Place:
     @classmethod
     def made(cls, directory: Path, image: Path | None) -> "Place":
         """Wipe and fill the directory; refuses one that is not a demo's."""
-        if image is not None and not image.is_file():
-            raise NotFound(f"there is no file {image}")
+        if image is not None:
+            _check_image(image)
         directory = directory.resolve()
         if directory.exists() and not (directory / _MARKER).exists() and any(directory.iterdir()):
             raise Conflict(f"{directory} is not empty and no demo made it; name another with --dir")
@@ -139,6 +139,15 @@ class Place:
     def log(self) -> Path:
         """What the daemon wrote."""
         return self.directory / "daemon.log"
+
+
+def _check_image(path: Path) -> None:
+    if not path.exists():
+        raise NotFound(f"there is no file {path}")
+    if not path.is_file():
+        raise InvalidInput(f"{path} is not a file with an image")
+    if path.stat().st_size == 0:
+        raise InvalidInput(f"{path} is empty")
 
 
 def made_up_image(size_bytes: int, seed: int = 1) -> bytes:

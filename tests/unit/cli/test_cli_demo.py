@@ -3,6 +3,7 @@
 import zlib
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from ota_bridge.cli.demo import made_up_image
@@ -17,9 +18,19 @@ def test_the_made_up_image_is_always_the_same_and_looks_like_firmware():
     assert 0.1 < len(zlib.compress(image)) / len(image) < 0.9
 
 
-def test_a_file_that_is_not_there(operator):
-    ran = operator("demo", "--image", "gone.bin")
-    assert (ran.code, ran.err) == (1, "error: there is no file gone.bin\n")
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ("gone.bin", "there is no file gone.bin"),
+        (".", ". is not a file with an image"),
+        ("/dev/zero", "/dev/zero is not a file with an image"),
+        ("empty.bin", "empty.bin is empty"),
+    ],
+)
+def test_an_image_that_cannot_be_one(operator, image, sentence):
+    (operator.directory / "empty.bin").touch()
+    ran = operator("demo", "--image", image)
+    assert (ran.code, ran.err) == (1, f"error: {sentence}\n")
 
 
 def test_a_directory_that_is_not_a_demos_is_left_alone(operator):
