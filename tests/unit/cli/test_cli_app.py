@@ -120,7 +120,8 @@ def test_a_configuration_that_cannot_be_used_exits_2_with_one_sentence(operator,
 
 
 @pytest.mark.parametrize("setting", ["broker.ca", "broker.blocks_certificate"])
-def test_a_certificate_file_that_cannot_be_used_ends_the_start_with_one_sentence(operator, setting):
+def test_a_certificate_file_that_cannot_be_used_ends_the_start_with_one_sentence(operator, setting, monkeypatch):
+    monkeypatch.setattr("ota_bridge.cli.serve.set_up_logging", lambda *_, **__: None)  # it would outlive the test
     files = ["--set", f"{setting}=gone.pem", *(["--set", "broker.blocks_key=k.pem"] if "blocks" in setting else [])]
     ran = operator("serve", "--broker", "mqtts://127.0.0.1:1", *files)
     assert ran.code == 2
