@@ -180,13 +180,16 @@ wild = st.recursive(
     | st.floats()
     | st.binary(max_size=40)
     | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=12), inner, max_size=5),
-    max_leaves=10,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
 )
-updates = st.fixed_dictionaries(
-    {"type": st.sampled_from(["update_firmware", "report_ack", "cancel_update", "apply_update", "check_in", "?"])},
-    optional=dict.fromkeys(("id", "component", "manifests", "ticket", "boot", "nonce", "apply", "seqs", "go", "stop", "start_in_s", "length_s", "block_max", "window_max"), wild),
-)  # fmt: skip
+FIELDS = ("id", "component", "manifests", "ticket", "boot", "nonce", "apply", "seqs", "go", "stop", "start_in_s", "length_s",
+          "block_max", "window_max")  # fmt: skip
+updates = st.builds(
+    lambda kind, fields: {**fields, "type": kind},
+    st.sampled_from(["update_firmware", "report_ack", "cancel_update", "apply_update", "check_in", "?"]),
+    st.dictionaries(st.sampled_from(FIELDS), wild, max_size=4),
+)
 blocks = st.lists(wild, max_size=7)
 
 
@@ -195,7 +198,8 @@ blocks = st.lists(wild, max_size=7)
     st.lists(
         st.tuples(st.just("update"), st.binary(max_size=80) | updates.map(msgpack.packb))
         | st.tuples(st.just("block"), st.binary(max_size=80) | blocks.map(msgpack.packb)),
-        max_size=12,
+        min_size=1,
+        max_size=5,
     )
 )
 def test_no_bytes_from_the_bridge_raise_or_stop_a_device(tmp_path, messages):
