@@ -1,13 +1,14 @@
 """Power cuts: at each flash operation and each event of an update, and five in one update.
 
-The cuts of all worlds stand in one order, and a seed picks one by a stride: any stretch of seeds touches every world,
-and as many seeds as there are cuts touch each cut once. What the seed decides beside is where an operation is torn,
-which bits are left, and the jitter of the device.
+Even seeds go through all cuts by a stride, so that any stretch of them is spread over all worlds, and twice as many
+seeds as there are cuts touch each of them. Odd seeds go through the kinds of cuts, so that those of which there are
+few come as often as the others. What the seed decides beside is where an operation is torn, which bits are left, and
+the jitter of the device.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from random import Random
 
 from device_sim.flash import Cut
@@ -16,7 +17,7 @@ from tests.faults.power_bench import Bench, PowerCut, no_cut
 from tests.faults.power_worlds import TURNS, WORLDS, World, before
 
 STRIDE = 1_000_003  # a prime, larger than there are cuts
-FETCHING = "download"
+DOWNLOAD, RECORDS, SWITCH = "download", "records", "switch"
 FIVE_CUTS = 5
 
 Plan = Callable[[Bench], PowerCut | None]
@@ -24,10 +25,20 @@ Plan = Callable[[Bench], PowerCut | None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How an update without a cut goes: what each flash operation belongs to, and the events that are not blocks."""
+    """How an update without a cut goes: what each flash operation belongs to and hits, and the events beside blocks."""
 
-    moments: tuple[str, ...]
+    operations: tuple[tuple[str, str], ...]
     events: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneCut:
+    """A cut of a world; of one `kind` are those that should end alike."""
+
+    world: World
+    cut: PowerCut
+    moment: str
+    kind: tuple[object, ...]
 
 
 def bench_of(world: World, turn: int, *, seed: int = 0, plan: Plan = no_cut) -> Bench:
@@ -44,56 +55,66 @@ def turn_of(world: World) -> int:
 @cache
 def course(world: World) -> Course:
     """The course of a world's update."""
-    moments: list[str] = []
+    operations: list[tuple[str, str]] = []
 
     def record(bench: Bench) -> None:
         def operated(offset: int, size: int) -> None:
+            moment, part = bench.moment(), bench.watch.part_at(offset)  # by what the settings said before it
             bench.watch.operated(offset, size)
-            moment = bench.moment()
-            is_record = moment == FETCHING and not bench.watch.is_fetched(offset)
-            moments.append("records" if is_record else moment)
+            is_record = moment == DOWNLOAD and part in {"settings", "manifest"}
+            operations.append((RECORDS if is_record else moment, part))
 
         bench.flash.probe = operated
 
     bench = bench_of(world, turn_of(world), plan=record)
     bench.go_on(bench.is_over, "the update without a cut")
     bench.flash.close()
-    return Course(moments=tuple(moments), events=tuple(bench.other_events))
+    return Course(operations=tuple(operations), events=tuple(bench.other_events))
 
 
 @cache
-def every_cut(*, fetching: bool) -> tuple[tuple[World, PowerCut, str], ...]:
-    """Each cut of each world and what it hits: an image that is fetched, or anything else."""
-    return tuple(
-        (world, cut, moment)
-        for world in WORLDS
-        for cut, moment in (
-            *(
-                (PowerCut(operation=number, how=how), moment)
-                for number, moment in enumerate(course(world).moments, 1)
-                for how in Cut
-            ),
-            *((PowerCut(event=number), "between") for number in course(world).events),
-        )
-        if (moment == FETCHING) is fetching
-    )
+def every_cut(part: str) -> tuple[OneCut, ...]:
+    """Each cut of one part of the updates of all worlds."""
+    found = []
+    for world in WORLDS:
+        operations = course(world).operations
+        for number, (moment, place) in enumerate(operations, 1):
+            last = operations[number : number + 1] != ((moment, place),)  # of several in a row
+            for how in Cut:
+                cut = PowerCut(operation=number, how=how)
+                kind = (world.story, moment, place, last, how)
+                found.append(OneCut(world=world, cut=cut, moment=moment, kind=kind))
+        for number, event in enumerate(course(world).events):
+            kind = (world.story, "between", number)
+            found.append(OneCut(world=world, cut=PowerCut(event=event), moment="between", kind=kind))
+    return tuple(cut for cut in found if part == (cut.moment if cut.moment in {DOWNLOAD, RECORDS} else SWITCH))
 
 
-def run_download(seed: int) -> str:
-    """One cut while an image is fetched."""
-    return _one_of(every_cut(fetching=True), seed)
+@cache
+def every_kind(part: str) -> tuple[tuple[OneCut, ...], ...]:
+    """The same by their kind."""
+    kinds: dict[tuple[object, ...], list[OneCut]] = {}
+    for cut in every_cut(part):
+        kinds.setdefault(cut.kind, []).append(cut)
+    return tuple(map(tuple, kinds.values()))
 
 
-def run_switch(seed: int) -> str:
-    """One cut somewhere else."""
-    return _one_of(every_cut(fetching=False), seed)
+def cut_of(part: str, seed: int) -> OneCut:
+    """The cut that a seed stands for."""
+    if seed % 2 == 0:
+        cuts = every_cut(part)
+        return cuts[seed // 2 * STRIDE % len(cuts)]
+    kinds = every_kind(part)
+    turn, kind = divmod(seed // 2, len(kinds))
+    return kinds[kind][turn * STRIDE % len(kinds[kind])]
 
 
-def _one_of(cuts: tuple[tuple[World, PowerCut, str], ...], seed: int) -> str:
-    world, cut, moment = cuts[seed * STRIDE % len(cuts)]
-    bench = run_cuts(world, turn_of(world), seed, lambda bench: None if bench.cuts else cut)
-    assert bench.cuts, f"{world.name}: the cut never came: {cut}"
-    return moment
+def run_one(part: str, seed: int) -> str:
+    """One cut of a part."""
+    one = cut_of(part, seed)
+    bench = run_cuts(one.world, turn_of(one.world), seed, lambda bench: None if bench.cuts else one.cut)
+    assert bench.cuts, f"{one.world.name}: the cut never came: {one.cut}"
+    return one.moment
 
 
 def run_five(seed: int) -> str:
@@ -106,7 +127,7 @@ def run_five(seed: int) -> str:
         if len(bench.cuts) == FIVE_CUTS:
             return None
         if kind < 0.4:
-            left = max(6, len(course(world).moments) - bench.flash.ops)
+            left = max(6, len(course(world).operations) - bench.flash.ops)
             return PowerCut(operation=rng.randint(1, left), how=how)
         if kind < 0.6:
             return PowerCut(operation=rng.randint(1, 6), how=how)
@@ -135,34 +156,45 @@ def run_cuts(world: World, turn: int, seed: int, plan: Plan) -> Bench:
 
 def prepare() -> None:
     """Find every cut once for all processes."""
-    every_cut(fetching=True)
-    every_cut(fetching=False)
+    for part in (DOWNLOAD, RECORDS, SWITCH):
+        every_kind(part)
 
 
-DOWNLOAD = Family(
-    name="power-download",
-    about="one power cut while an image is fetched, at a sector erased or a page programmed: before, torn, random bits, after",
-    run=run_download,
-    test=100,
-    faults=1_600,
-    full=48_000,  # all
-    prepare=prepare,
-)
-SWITCH = Family(
-    name="power-switch",
-    about="one power cut at any other operation (records, boot, switch, trial, confirm, revert) or between two events",
-    run=run_switch,
-    test=170,
-    faults=1_700,
-    full=5_300,  # all
-    prepare=prepare,
-)
-FIVE = Family(
-    name="power-five",
-    about="five power cuts in one update",
-    run=run_five,
-    test=30,
-    faults=1_000,
-    full=20_000,
-    prepare=prepare,
+FAMILIES = (
+    Family(
+        name="power-download",
+        about="one power cut while an image is fetched, at a sector erased or a page programmed",
+        run=partial(run_one, DOWNLOAD),
+        test=30,
+        faults=1_000,
+        full=96_000,  # all
+        prepare=prepare,
+    ),
+    Family(
+        name="power-records",
+        about="one power cut while the state of a download or its manifest is written",
+        run=partial(run_one, RECORDS),
+        test=30,
+        faults=1_000,
+        full=5_600,  # all
+        prepare=prepare,
+    ),
+    Family(
+        name="power-switch",
+        about="one power cut at any other operation (boot, switch, trial, confirm, revert), or between two events",
+        run=partial(run_one, SWITCH),
+        test=216,
+        faults=4_900,  # all
+        full=4_900,
+        prepare=prepare,
+    ),
+    Family(
+        name="power-five",
+        about="five power cuts in one update",
+        run=run_five,
+        test=24,
+        faults=1_000,
+        full=20_000,
+        prepare=prepare,
+    ),
 )

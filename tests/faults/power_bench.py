@@ -6,6 +6,7 @@ deployment when one was rolled back or failed, as the protocol says (a check-in 
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heappop
 from random import Random
@@ -24,6 +25,7 @@ from tests.faults.power_worlds import AUTHOR, NEWEST, REPLACED, Release, World
 from tests.unit.device_sim.device_sim_bridge import Lab, leaves_of, sha, trust_document
 
 LIMIT_S = 1200.0  # of the device's time, after the last cut
+MAX_EVENTS = 10_000  # ten times what five cuts lead to
 TRUST = parse_trust(trust_document([AUTHOR]))
 SHORT = 8  # bytes by which a check-in names its image
 
@@ -45,6 +47,17 @@ class PowerCut:
 def no_cut(bench: "Bench") -> PowerCut | None:
     """The plan of a device that keeps its power."""
     return None
+
+
+@contextmanager
+def crashes():
+    """What firmware raises that is no power cut is its crash."""
+    try:
+        yield
+    except (Broken, FlashPowerCut, AssertionError):
+        raise
+    except Exception as error:
+        raise Broken("I3", f"the firmware crashed: {type(error).__name__}: {error}") from error
 
 
 @dataclass
@@ -100,7 +113,8 @@ class Bench(Lab):
         self.attempt = 1
         self.stage = "offered"
         self.go_in_boot = 0
-        self.events = 0
+        self.events = 0  # since the power came
+        self.all_events = 0
         self.other_events: list[int] = []  # that are not blocks
         self.spoilt: Counter = Counter()
         super().__post_init__()
@@ -117,6 +131,10 @@ class Bench(Lab):
 
     def power_on(self):
         """The power comes (back): everything but the chip is gone."""
+        with crashes():
+            self._power_on()
+
+    def _power_on(self):
         while True:
             self.queue.clear()
             self.events = 0
@@ -182,24 +200,25 @@ class Bench(Lab):
         end, came = self.now + LIMIT_S, len(self.cuts)
         while not until():
             self.events += 1
+            self.all_events += 1
+            if self.now >= end or self.all_events > MAX_EVENTS:
+                seen = f"{self.device.snapshot()} {self.states()[-8:]}"
+                raise Broken("I3", f"{what}: not within {LIMIT_S:.0f} s and {MAX_EVENTS:,} events: {seen}")
             try:
                 if self.cut is not None and self.events == self.cut.event:
                     self._note_cut()
                     self.power_on()
                 else:
                     self._arm()
-                    self._next_event(end, what)
+                    with crashes():
+                        self._next_event(end)
             except FlashPowerCut:
                 self._note_cut()
                 self.power_on()
-            except (Broken, AssertionError):
-                raise
-            except Exception as error:
-                raise Broken("I3", f"the firmware crashed: {type(error).__name__}: {error}") from error
             if len(self.cuts) > came:
                 end, came = self.now + LIMIT_S, len(self.cuts)
 
-    def _next_event(self, end, what):
+    def _next_event(self, end):
         deadline = self.device.deadline_s()
         if self.queue and (deadline is None or self.queue[0][0] <= max(deadline, self.now)):
             self.now = max(self.now, self.queue[0][0])
@@ -209,9 +228,6 @@ class Bench(Lab):
             self._do(event(payload, self.now))
             return
         self.now = max(self.now, end if deadline is None else deadline)
-        if self.now >= end:
-            seen = f"{self.device.snapshot()} {self.states()[-8:]}"
-            raise Broken("I3", f"{what}: not within {LIMIT_S:.0f} s: {seen}")
         self.other_events.append(self.events)
         self._do(self.device.tick(self.now))
 

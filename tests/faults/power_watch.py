@@ -41,14 +41,14 @@ class Watch:
         if offset < self._settings_end:
             self.settings_changed()
 
-    def is_fetched(self, offset: int) -> bool:
-        """Whether a place holds what is fetched, or a mark of it: not the settings, not a manifest."""
-        areas = (*self.layout.slots, self.layout.chunk_list)
-        return any(
-            begin <= offset < begin + size
-            for area in areas
-            for begin, size in ((area.offset, area.size_bytes), (area.marks, area.marks_bytes))
-        )
+    def part_at(self, offset: int) -> str:
+        """What lies at a place of the flash."""
+        for name, area in zip(("slot", "slot", "list"), (*self.layout.slots, self.layout.chunk_list), strict=True):
+            if area.offset <= offset < area.offset + area.size_bytes:
+                return name
+            if area.marks <= offset < area.marks + area.marks_bytes:
+                return f"{name} marks"
+        return "settings" if offset < self._settings_end else "manifest"
 
     def settings_changed(self) -> None:
         """Something was written to the settings, or the power came back."""

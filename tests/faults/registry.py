@@ -3,6 +3,4 @@
 from tests.faults import link, power, process
 from tests.faults.families import Family
 
-FAMILIES: dict[str, Family] = {
-    family.name: family for family in (power.DOWNLOAD, power.SWITCH, power.FIVE, link.LINK, process.PROCESS)
-}
+FAMILIES: dict[str, Family] = {family.name: family for family in (*power.FAMILIES, link.LINK, process.PROCESS)}

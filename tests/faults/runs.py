@@ -8,11 +8,13 @@ A seed that stands there and held is not run again. Where something is not commi
 import gc
 import json
 import multiprocessing
+import signal
 import subprocess
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -110,9 +112,10 @@ def run_family(
 
 def one_run(name: str, seed: int) -> Line:
     """One run, as a line."""
-    began = time.monotonic()
+    began, family = time.monotonic(), FAMILIES[name]
     try:
-        found = {"word": FAMILIES[name].run(seed)}
+        with _limit(family.limit_s):
+            found = {"word": family.run(seed)}
     except Broken as broken:
         found = {"broken": str(broken)}
     except Exception:
@@ -120,10 +123,29 @@ def one_run(name: str, seed: int) -> Line:
     return {"seed": seed, **found, "seconds": round(time.monotonic() - began, 4)}
 
 
+@contextmanager
+def _limit(limit_s: float) -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise Broken("I3", f"the run did not end in {limit_s:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def _lines(family: Family, seeds: list[int], jobs: int) -> Iterator[Line]:
     if not seeds:
         return
-    family.prepare()
+    try:
+        with _limit(10 * family.limit_s):
+            family.prepare()
+    except Broken as broken:
+        yield {"seed": seeds[0], "broken": f"even before the first run: {broken}", "seconds": 0.0}
+        return
     work = partial(one_run, family.name)
     if jobs == 1:
         yield from map(work, seeds)

@@ -1,6 +1,7 @@
 """The runner of the families: what it writes down, how it goes on, what it says when a rule is broken."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -95,3 +96,23 @@ def test_the_table_shows_the_newest_results_of_what_is_committed(family, monkeyp
 def test_sizes_do_not_shrink():
     with pytest.raises(AssertionError):
         Family(name="x", about="", run=str, test=2, faults=1, full=3)
+
+
+def test_a_run_that_does_not_end_is_broken(family, monkeypatch):
+    def run(seed):
+        while True:
+            pass
+
+    stuck = Family(name="tens", about="", run=run, test=1, faults=1, full=1, limit_s=0.05)
+    monkeypatch.setitem(runs.FAMILIES, "tens", stuck)
+    assert "did not end" in run_family(stuck, range(1, 2), tell=lambda text: None).broken[1]
+
+
+def test_what_breaks_while_a_family_is_prepared_is_told_like_the_rest(family):
+    def prepare():
+        raise Broken("I1", "all is wrong")
+
+    wrong = replace(family, prepare=prepare)
+    told = []
+    assert [7] == list(run_family(wrong, range(7, 9), tell=told.append).broken)
+    assert "even before the first run: I1 is broken" in told[-1]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.faults import power
 from tests.faults.registry import FAMILIES
 
@@ -21,8 +23,12 @@ def test_three_hundred_power_cuts_break_no_rule():
     assert 300 == sum(FAMILIES[name].test for name in POWER)
 
 
-def test_the_full_size_cuts_at_each_operation_of_each_world():
-    for family, fetching in ((power.DOWNLOAD, True), (power.SWITCH, False)):
-        cuts = len(power.every_cut(fetching=fetching))
-        assert cuts <= family.full
-        assert cuts == len({seed * power.STRIDE % cuts for seed in range(7, 7 + cuts)})
+@pytest.mark.parametrize("part", [power.DOWNLOAD, power.RECORDS, power.SWITCH])
+def test_the_full_size_cuts_at_each_operation_of_each_world(part):
+    seeds = range(7, 7 + FAMILIES[f"power-{part}"].full)
+    assert len(power.every_cut(part)) == len({id(power.cut_of(part, seed)) for seed in seeds})
+
+
+def test_the_size_for_every_day_touches_each_kind_of_cut_outside_of_downloads():
+    kinds = {power.cut_of(power.SWITCH, seed).kind for seed in range(1, 1 + FAMILIES["power-switch"].test)}
+    assert len(power.every_kind(power.SWITCH)) * 0.7 < len(kinds)
