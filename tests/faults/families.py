@@ -41,7 +41,7 @@ class Family:
     test: int
     faults: int
     full: int
-    limit_s: float = 60.0  # of one run
+    limit_s: float = 600.0  # of one run
     alone: bool = False  # whether two runs at a time would disturb each other
     prepare: Callable[[], object] = bool
 

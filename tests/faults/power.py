@@ -168,6 +168,7 @@ FAMILIES = (
         test=30,
         faults=1_000,
         full=96_000,  # all
+        limit_s=60.0,
         prepare=prepare,
     ),
     Family(
@@ -177,6 +178,7 @@ FAMILIES = (
         test=30,
         faults=1_000,
         full=5_600,  # all
+        limit_s=60.0,
         prepare=prepare,
     ),
     Family(
@@ -186,6 +188,7 @@ FAMILIES = (
         test=216,
         faults=4_900,  # all
         full=4_900,
+        limit_s=60.0,
         prepare=prepare,
     ),
     Family(
@@ -195,6 +198,7 @@ FAMILIES = (
         test=24,
         faults=1_000,
         full=20_000,
+        limit_s=60.0,
         prepare=prepare,
     ),
 )
