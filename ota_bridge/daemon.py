@@ -18,6 +18,7 @@ from typing import Any, Final
 import uvloop
 
 from ota_bridge import __version__
+from ota_bridge.backup import Backups
 from ota_bridge.block_plane import LocalPlane, PlaneSettings, build_plane
 from ota_bridge.block_process import ProcessPlane
 from ota_bridge.config import Config, PlaneProcess, TopicIdentity
@@ -84,6 +85,7 @@ class _Parts:
     control: ControlLink
     plane: LocalPlane | ProcessPlane
     intake: Intake
+    backups: Backups
 
     async def call(self, actor: str, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
         """One request of the local socket."""
@@ -127,8 +129,13 @@ class _Parts:
 
     async def subscribe(self, what: str, args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """One stream of the local socket."""
+        if what == "backup":
+            async with contextlib.aclosing(self.backups.make(args)) as told:
+                async for item in told:
+                    yield item
+            return
         if what != "events":
-            raise NotFound(f"no stream {what[:40]!r}; known is events")
+            raise NotFound(f"no stream {what[:40]!r}; known are backup and events")
         named = args.get("device")
         if named is not None and not isinstance(named, str):
             raise InvalidInput("events: device must be PRODUCT/NAME")
@@ -225,7 +232,15 @@ async def _build(
     )
     gateway.link = control
     intake = Intake(gateway, blobs, authority.verify)
-    return _Parts(config=config, address=control_address, gateway=gateway, control=control, plane=plane, intake=intake)
+    return _Parts(
+        config=config,
+        address=control_address,
+        gateway=gateway,
+        control=control,
+        plane=plane,
+        intake=intake,
+        backups=Backups(config.data_dir / DATABASE),
+    )
 
 
 def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPlane | ProcessPlane:

@@ -46,6 +46,8 @@ COMMANDS: Final = {
     "tail": "tail",
     "events": "tail",
     "doctor": "doctor",
+    "backup": "backup",
+    "restore": "backup",
     "demo": "demo",
 }
 """Name of a command → its module; the function has the same name."""

@@ -266,12 +266,13 @@ def _keep(descriptor: int, tmp: Path, target: Path) -> None:
     os.fsync(descriptor)
     if not target.parent.is_dir():
         target.parent.mkdir(mode=_OWNER_ONLY, exist_ok=True)
-        _sync_directory(target.parent.parent)
+        sync_directory(target.parent.parent)
     tmp.replace(target)
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
+    """Put the names in a directory on disk."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

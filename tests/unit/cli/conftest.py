@@ -5,10 +5,11 @@ import json
 import logging
 import os
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, aclosing
 
 import pytest
 
+from ota_bridge.backup import Backups
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.cli.app import run
 from ota_bridge.config import Config
@@ -96,6 +97,7 @@ class DaemonWithoutLinks:
     def __init__(self, config):
         self.config = config
         self.link = Link()
+        self.backups = Backups(config.data_dir / DATABASE)
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve()), name="daemon")
         self._failure = None
@@ -180,6 +182,11 @@ class DaemonWithoutLinks:
         return {**result, "bridge": {"control": "up", "blocks": "down"}} if op == "fleet" else result
 
     async def _subscribe(self, what, args):
+        if what == "backup":
+            async with aclosing(self.backups.make(args)) as told:
+                async for item in told:
+                    yield item
+            return
         device = args.get("device")
         async for event in self._gateway.events(DeviceId.parse(device) if device else None):
             yield event
