@@ -73,7 +73,12 @@ def operator(tmp_path, monkeypatch, capfd):
         return Ran(code, out, err)
 
     command.directory = tmp_path
-    return command
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level)
+    yield command
+    root.handlers[:] = before[0]  # `serve` sends logging to a stderr that ends with the test
+    root.setLevel(before[1])
+    logging.captureWarnings(capture=False)
 
 
 class Link:
