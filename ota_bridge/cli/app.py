@@ -9,12 +9,14 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from typer.main import get_command
 
 from ota_bridge import __version__
 from ota_bridge.cli.output import Output
@@ -71,6 +73,12 @@ def build() -> typer.Typer:
     return app
 
 
+@cache
+def _command() -> Callable[..., object]:
+    """The same, ready to run; to make it takes longer than most commands."""
+    return get_command(build())
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"ota-bridge {__version__}")
@@ -105,7 +113,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line; the exit code."""
     session = Session()
     try:
-        code = build()(args=list(arguments), prog_name=PROGRAM, obj=session, standalone_mode=False)
+        code = _command()(args=list(arguments), prog_name=PROGRAM, obj=session, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
