@@ -21,7 +21,7 @@ from typing import Final
 from ota_bridge.core.line import WaitingLine
 from ota_bridge.core.values import Limits, Share
 
-WINDOW_S: Final = 1.25
+WINDOW_S: Final = 1.2
 REST_S: Final = 1.5
 """A slot that was given back: nobody's. And how long no slot is given after a start, when others may have had them."""
 WAIT_MAX_S: Final = 300.0
