@@ -4,11 +4,13 @@ import base64
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import msgpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from wild import SEEDS, changed, text, wild
 
 from ota_bridge.core import messages
 from ota_bridge.core.errors import BlockRefusal, Malformed
@@ -173,61 +175,61 @@ def test_json_and_msgpack_mean_the_same(message):
 
 # --- any bytes ---------------------------------------------------------------------------------------------------
 
-LEAVES = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats()
-    | st.text(max_size=20)
-    | st.binary(max_size=40)
-)
-KEYS = st.sampled_from(
+FIELDS = (
     "type report version progress state percent result_code proto hw boot seq nonce parts have id component".split()
-) | st.text(max_size=8)
-ANY = st.recursive(
-    LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=6), max_leaves=12
 )
 
 
-def packable(value):
+def field(rng):
+    return rng.choice(FIELDS) if rng.random() < 0.7 else text(rng)
+
+
+def packed(rng):
+    """Any value in msgpack, as far as that can say it."""
     try:
-        return msgpack.packb(value)
+        return msgpack.packb(wild(rng, key=field))
     except (OverflowError, ValueError):
         return b"\xc0"
 
 
-ANY_BYTES = (
-    st.binary(max_size=200)
-    | ANY.map(packable)
-    | ANY.map(lambda value: json.dumps(as_json(value), default=str).encode())
-    | CHECK_INS.map(msgpack.packb).flatmap(
-        lambda good: st.tuples(st.integers(0, len(good) - 1), st.integers(0, 255)).map(
-            lambda change: good[: change[0]] + bytes([change[1]]) + good[change[0] + 1 :]
+def any_bytes(rng):
+    """Noise, values that mean nothing in both encodings, and good reports with a changed byte."""
+    return rng.choice(
+        (
+            lambda: rng.randbytes(rng.randint(0, 200)),
+            lambda: packed(rng),
+            lambda: json.dumps(as_json(wild(rng, key=field)), default=str).encode(),
+            lambda: changed(rng, payload_of(rng.choice(REPORTS["vectors"]))),
         )
-    )
-)
+    )()
 
 
-@settings(max_examples=400, deadline=None)
-@given(ANY_BYTES)
-def test_any_bytes_are_an_uplink_or_rejected(payload):
-    assert isinstance(decoded(payload), CheckIn | Progress | Rejected)
+@settings(max_examples=1000, deadline=None)
+@given(SEEDS)
+def test_any_bytes_are_an_uplink_or_rejected(seed):
+    assert isinstance(decoded(any_bytes(Random(seed))), CheckIn | Progress | Rejected)
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(max_size=90), st.binary(max_size=10))
 def test_any_topic_is_a_device_or_malformed(topic, payload):
-    for text in (topic, "$ota/report/" + topic):
+    for whole in (topic, "$ota/report/" + topic):
         try:
-            uplink = decoded(payload, text)
+            uplink = decoded(payload, whole)
         except Malformed:
             continue
-        assert f"$ota/report/{uplink.device}" == text
+        assert f"$ota/report/{uplink.device}" == whole
 
 
-@settings(max_examples=400, deadline=None)
-@given(st.binary(max_size=60) | ANY.map(packable))
-def test_any_bytes_are_a_request_or_a_malformed_one(payload):
+def changed_request(rng):
+    return changed(rng, bytes.fromhex(rng.choice(BLOCKS["requests"])["hex"]))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(SEEDS)
+def test_any_bytes_are_a_request_or_a_malformed_one(seed):
+    rng = Random(seed)
+    payload = rng.choice((packed, lambda rng: rng.randbytes(rng.randint(0, 60)), changed_request))(rng)
     try:
         request = NATIVE.decode_request(payload)
     except MalformedRequest as error:
