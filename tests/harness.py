@@ -79,6 +79,12 @@ class Site:
         """One operation of the running daemon."""
         return self.client.call(op, args)
 
+    def run(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+        """`ota-bridge` with these words, as an operator types them here."""
+        place = ("--data-dir", self.data, "--set", f"local.socket={self.directory / 's'}")
+        command = [sys.executable, "-m", "ota_bridge", *map(str, (*place, *words))]
+        return subprocess.run(command, cwd=self.directory, check=False, capture_output=True, text=True, timeout=120)
+
     # --- the daemon ---
 
     def start(self, *, wait: bool = True) -> None:

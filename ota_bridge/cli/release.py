@@ -119,6 +119,12 @@ def add(
         f"release {result['id']}: {facts.component}, {size(facts.size_bytes)}, seq {facts.seq}, "
         f"sha256 {facts.sha256.hex()[:16]}"
     )
+    ahead = session.call("release.ahead", {"release": result["id"]})
+    if ahead["devices"]:
+        session.output.note(
+            f"warning: {ahead['devices']} devices report a seq of up to {ahead['seq']} and will not take it; "
+            "to reach them, sign it again with a higher --seq"
+        )
     session.output.note(f"bring it to devices with: ota-bridge rollout start {result['id']} --to all")
 
 

@@ -22,10 +22,12 @@ from ota_bridge.core.fleet import CreationLimit, Device, DeviceState, Enrol, run
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
+    CancelUpdate,
     CheckIn,
     CheckInRequest,
     Encoding,
     GrantsChanged,
+    InstalledPart,
     Output,
     Progress,
     Rejected,
@@ -35,9 +37,10 @@ from ota_bridge.core.messages import (
     Uplink,
 )
 from ota_bridge.core.ports import ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, sweep
-from ota_bridge.core.updates import Rules, Updates
+from ota_bridge.core.updates import Rules, Updates, is_known
 from ota_bridge.core.values import DeploymentId, DeviceId, Now
 
 SLICE_MAX: Final = 200
@@ -56,6 +59,10 @@ PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
     ReportState.REJECT: DeploymentEvent.REJECT,
 }
 """What each reported state does to its deployment; "done" is a claim and moves nothing."""
+
+
+_GOING_ON: Final = frozenset({ReportState.DOWNLOADING, ReportState.DOWNLOADED, ReportState.BURNING, ReportState.DEFER})
+"""What a device says that is in the middle of an update."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,16 +209,19 @@ class Bridge:
                     device.id, "version_changed", component=component, before=before.version, after=part.version
                 )
                 if not any(open_.component == component for open_ in updates.unit.deployments.open_of(device.id)):
-                    self._tell_regression(updates, device, component, before.version, part.version)
+                    self._tell_regression(updates, device, component, before, part)
 
-    def _tell_regression(self, updates: Updates, device: Device, component: str, before: str, after: str) -> None:
-        """A confirmed device that comes back with another version is an event of its own, which gates count."""
+    def _tell_regression(
+        self, updates: Updates, device: Device, component: str, before: InstalledPart, after: InstalledPart
+    ) -> None:
+        """A confirmed device that comes back with something older is an event of its own, which gates count."""
         latest = next((d for d in updates.unit.deployments.recent_of(device.id) if d.component == component), None)
-        if latest is not None and latest.state is State.CONFIRMED:
-            updates.tell(
-                device.id, "regressed", component=component, id=latest.id, release=latest.release, before=before,
-                after=after,
-            )  # fmt: skip
+        if latest is None or latest.state is not State.CONFIRMED or _has_gone_past(updates, device, latest, after):
+            return
+        updates.tell(
+            device.id, "regressed", component=component, id=latest.id, release=latest.release, before=before.version,
+            after=after.version,
+        )  # fmt: skip
 
     def _meaning(self, updates: Updates, device: Device, deployment: Deployment, report: CheckIn) -> Device:
         release = updates.release_of(deployment)
@@ -222,6 +232,8 @@ class Bridge:
         shown = Installed.OLD
         if runs(installed, version=release.version, image_sha256=manifest.sha256):
             shown = Installed.OFFERED_TRIAL if installed.trial else Installed.OFFERED
+        elif _has_gone_past(updates, device, deployment, installed):
+            shown = Installed.NEWER
         boot = report.key.boot if report.key else None
         new_boot = boot is None or boot != deployment.boot
         meaning = CHECK_IN[shown, deployment.state, new_boot]
@@ -234,6 +246,10 @@ class Bridge:
                 pass
             case DeploymentEvent():
                 cause = f"checked in with {deployment.component} {installed.version}"
+                if shown is Installed.NEWER:
+                    counter = "" if installed.seq is None else f" (seq {installed.seq})"
+                    cause += f"{counter}, which is newer"
+                    updates.say_cancel(device, deployment)
                 updates.move(deployment, meaning, cause + (" on trial" if installed.trial else ""), boot=boot)
         return device
 
@@ -263,6 +279,8 @@ class Bridge:
         _acknowledge(updates, device, report.key, answer)
         if deployment is not None:
             self._after(updates, device.id, deployment.id)
+        elif report.state in _GOING_ON:
+            _end_forgotten(updates, device, report)
 
     def _named(self, updates: Updates, report: Progress) -> Deployment | None:
         """The deployment that a report means, if it is the device's own."""
@@ -417,6 +435,20 @@ class Bridge:
         )
         updates.unit.devices.put(replace(device, trouble=trouble))
         updates.tell(device.id, "rejected", reason=rejected.reason[:200])
+
+
+def _has_gone_past(updates: Updates, device: Device, deployment: Deployment, installed: InstalledPart) -> bool:
+    """True if this is newer than what was deployed."""
+    release = updates.release_of(deployment)
+    known = is_known(updates.unit, device.id.product, installed)
+    return policy.has_gone_past(installed, release, release.parts[deployment.component], is_known=known)
+
+
+def _end_forgotten(updates: Updates, device: Device, report: Progress) -> None:
+    """A device is busy with a deployment that the database, an older one put back, does not have: let it end that."""
+    if report.deployment is not None and updates.unit.deployments.get(report.deployment) is None:
+        updates.outputs.append(CancelUpdate(device=device.id, encoding=device.encoding, deployment=report.deployment))
+        updates.tell(device.id, "forgotten", id=report.deployment, said=report.state)
 
 
 def _is_live_again(unit: UnitOfWork, device: Device, key: ReportKey) -> bool:

@@ -65,6 +65,8 @@ class DeploymentEvent(StrEnum):
     RUNS_CONFIRMED = "runs_confirmed"
     RUNS_OLD = "runs_old"
     """A check-in shows that the device gave the offered image up."""
+    RUNS_NEWER = "runs_newer"
+    """A check-in shows that the device has gone past the offered image."""
 
 
 TERMINAL: Final = frozenset(
@@ -79,6 +81,7 @@ _ALWAYS: Final[dict[DeploymentEvent, State]] = {
     _E.TIME_OUT: State.TIMED_OUT,
     _E.RUNS_TRIAL: State.TRIAL,
     _E.RUNS_CONFIRMED: State.CONFIRMED,
+    _E.RUNS_NEWER: State.CANCELED,
 }
 _ONCE_OFFERED: Final[dict[DeploymentEvent, State]] = {
     **_ALWAYS,
@@ -137,6 +140,7 @@ class Installed(StrEnum):
 
     OFFERED_TRIAL = "the offered one, on trial"
     OFFERED = "the offered one"
+    NEWER = "a newer one"
     OLD = "another one"
 
 
@@ -154,6 +158,7 @@ def _check_in_table() -> dict[tuple[Installed, State, bool], DeploymentEvent | M
         for new_boot in (False, True):
             table[Installed.OFFERED_TRIAL, state, new_boot] = _E.RUNS_TRIAL
             table[Installed.OFFERED, state, new_boot] = _E.RUNS_CONFIRMED
+            table[Installed.NEWER, state, new_boot] = _E.RUNS_NEWER
             if state in FETCHING:
                 table[Installed.OLD, state, new_boot] = Meaning.OFFER_AGAIN
     table[Installed.OLD, State.INSTALLING, False] = Meaning.NOTHING

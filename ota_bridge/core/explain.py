@@ -3,20 +3,23 @@
 from dataclasses import dataclass
 from typing import Any, Final, assert_never
 
-from ota_bridge.core.catalog import Release, ReleaseState
+from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
+from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
-from ota_bridge.core.updates import PAST_MAX, WAITING
+from ota_bridge.core.updates import PAST_MAX, WAITING, is_in_catalog, is_known
 from ota_bridge.core.values import DeviceId, Now, Share
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
 COMES_BACK_S: Final = 60
 """A device that waits is believed to do so until this long after twice the time it was told."""
+IN_VAIN_S: Final = 600
+"""So long after a device asked for what is not open, `why` tells of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +80,9 @@ def _notes(device: Device, now: Now) -> list[str]:
         notes.append(
             f"{_counted(device.trouble.rejected, 'message')} rejected, the last: {device.trouble.rejected_reason}"
         )
+    asked = device.trouble.refusal_wall
+    if device.trouble.refusal is BlockRefusal.NOT_OPEN and asked is not None and now.wall - asked < IN_VAIN_S:
+        notes.append("it asks for blocks of something that is not open for it, and is told to stop")
     if device.trouble.clashes:
         notes.append(
             f"{_counted(device.trouble.clashes, 'report')} reused the key of another: is its boot counter kept?"
@@ -183,7 +189,9 @@ def _assigned_reason(
         return None
     part = release.parts[component]
     misfit = policy.fits(device, release, part)
-    need = policy.is_needed(device, release, part) if component in device.parts else None
+    installed = device.parts.get(component)
+    known = is_known(unit, device.id.product, installed)
+    need = policy.is_needed(device, release, part, is_known=known) if installed is not None else None
     if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
         return "confirmed", _runs_sentence(device, release, component)
     obstacle = misfit or need
@@ -200,6 +208,13 @@ def _assigned_reason(
         past = [attempt for attempt in attempts if attempt.state not in OPEN]
         obstacle, _ = retries.verdict(past)
         last = past[0] if past else None
+    if (
+        obstacle is not None
+        and obstacle in {Obstacle.ANTI_ROLLBACK, Obstacle.RUNS_NEWER}
+        and installed is not None
+        and not is_in_catalog(unit, device.id.product, installed)
+    ):
+        return obstacle.value, _ahead_sentence(device, release, part)
     if obstacle is None:
         return "waiting", f"{component} {release.id} is assigned and opens with the next check-in"
     sentence = _obstacle_sentence(obstacle, device)
@@ -208,6 +223,18 @@ def _assigned_reason(
     else:
         sentence = f"{component} {release.id} does not go there: {sentence}"
     return obstacle.value, sentence
+
+
+def _ahead_sentence(device: Device, release: Release, part: ReleasePart) -> str:
+    """The device is ahead of the catalog: such as after a restore."""
+    installed = device.parts[part.component]
+    counter = "" if installed.seq is None else f" (seq {installed.seq})"
+    taken = "tells no seq: nothing lower goes there" if installed.seq is None else "takes only a higher seq"
+    return (
+        f"{part.component} {release.id} (seq {part.manifest.seq}) does not go there: the device runs "
+        f"{installed.version}{counter}, which is not in the catalog, and {taken}; add that release again, "
+        "or sign a higher one"
+    )
 
 
 def _runs_sentence(device: Device, release: Release, component: str) -> str:
@@ -269,6 +296,8 @@ def _obstacle_sentence(obstacle: Obstacle, device: Device) -> str:
             return "the release is withdrawn"
         case Obstacle.ANTI_ROLLBACK:
             return "its manifest seq is not above what the device runs; sign it again with a higher one"
+        case Obstacle.RUNS_NEWER:
+            return "the device runs something newer"
         case Obstacle.RUNS_IT:
             return "it runs it already"
         case Obstacle.ATTEMPTS_USED:

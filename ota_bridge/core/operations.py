@@ -18,6 +18,7 @@ from ota_bridge.core.explain import why as explain
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import CheckInRequest, LimitsChanged, Output, RolloutChanged
 from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
 from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import (
@@ -186,6 +187,22 @@ def release_list(context: Context, product: str | None = None) -> list[Json]:
 def release_show(context: Context, release: str) -> Json:
     """One release."""
     return release_view(_release(context, release))
+
+
+@_operation("release.ahead", writes=False)
+def release_ahead(context: Context, release: str) -> Json:
+    """How many devices report a seq that is not below the release's and run something else: they will not take it."""
+    found = _release(context, release)
+    ahead: list[int] = []
+    for device in _all_devices(context.unit, found.product):
+        for component, part in found.parts.items():
+            installed = device.parts.get(component)
+            if installed is None or installed.seq is None or policy.fits(device, found, part) is not None:
+                continue
+            if policy.is_needed(device, found, part) is policy.Obstacle.ANTI_ROLLBACK:
+                ahead.append(installed.seq)
+                break
+    return {"release": found.id, "devices": len(ahead), "seq": max(ahead, default=None)}
 
 
 @_operation("release.withdraw", writes=True)

@@ -20,6 +20,7 @@ from ota_bridge.core.messages import (
     Grant,
     GrantsChanged,
     GrantState,
+    InstalledPart,
     Offer,
     Output,
     PublicOffer,
@@ -40,7 +41,7 @@ WAITING: Final = "waiting to be offered"
 PAST_MAX = 500
 """How many deployments of a device its attempts are counted over: more than all of its components can use up."""
 
-_HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK})
+_HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK, Obstacle.RUNS_NEWER})
 """What ends a deployment that was open before: the device became another, or went past it."""
 
 
@@ -210,7 +211,9 @@ class Updates:
                 self.unit.devices.put(device)
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
-        for step in planner.steps(device, releases, past, self.rules.retries, canceled=canceled):
+        unknown = {name for name in device.assigned if not is_known(self.unit, product, device.parts.get(name))}
+        steps = planner.steps(device, releases, past, self.rules.retries, canceled=canceled, unknown=unknown)
+        for step in steps:
             match step:
                 case planner.Open():
                     device = self._open(device, step, past)
@@ -297,7 +300,8 @@ class Updates:
         if self._is_paused(deployment) or not deployment.can(DeploymentEvent.OFFER):
             return device
         release = self.release_of(deployment)
-        obstacle = policy.obstacle(device, release, release.parts[deployment.component])
+        known = is_known(self.unit, device.id.product, device.parts.get(deployment.component))
+        obstacle = policy.obstacle(device, release, release.parts[deployment.component], is_known=known)
         if obstacle is not None:
             if obstacle in _HOPELESS:
                 self.cancel(device, deployment, f"not offered: {obstacle}")
@@ -436,6 +440,16 @@ class Updates:
             )
             return
         self.move(deployment, DeploymentEvent.TIME_OUT, f"{deployment.state} for too long")
+
+
+def is_known(unit: UnitOfWork, product: str, part: InstalledPart | None) -> bool:
+    """True if a counter or the catalog tells how old what runs there is."""
+    return part is None or part.seq is not None or is_in_catalog(unit, product, part)
+
+
+def is_in_catalog(unit: UnitOfWork, product: str, part: InstalledPart) -> bool:
+    """True if there is a release of the version that runs there."""
+    return unit.releases.get(ReleaseId(f"{product}/{part.version}")) is not None
 
 
 def sha256(data: bytes) -> Sha256:

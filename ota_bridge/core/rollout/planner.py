@@ -76,10 +76,12 @@ def steps(
     retries: Retries,
     *,
     canceled: Collection[RolloutId] = (),
+    unknown: Collection[str] = (),
 ) -> list[Step]:
     """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
 
-    The assignment of a canceled rollout stands only for a device that it had reached.
+    The assignment of a canceled rollout stands only for a device that it had reached. `unknown`: the components in
+    which it runs what is not in the catalog.
     """
     found: list[Step] = []
     if policy.may_take_part(device) is not None:
@@ -99,16 +101,16 @@ def steps(
             attempt.rollout == assignment.rollout and attempt.state is State.CONFIRMED for attempt in past
         ):
             continue
-        found.extend(_attempt(device, component, release, past, retries))
+        found.extend(_attempt(device, component, release, past, retries, is_known=component not in unknown))
     return found
 
 
 def _attempt(
-    device: Device, component: str, release: Release, past: Sequence[Deployment], retries: Retries
+    device: Device, component: str, release: Release, past: Sequence[Deployment], retries: Retries, *, is_known: bool
 ) -> list[Step]:
     assignment = device.assigned[component]
     part = release.parts[component]
-    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part)
+    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part, is_known=is_known)
     if obstacle is Obstacle.RUNS_IT:
         return []
     earlier = [

@@ -167,3 +167,10 @@ def test_the_envelope_travels_as_base64(operator, daemon, publish, monkeypatch):
     publish("1.1.0")
     [args] = [args for op, args in sent if op == "release.add"]
     assert manifest.read(base64.b64decode(args["envelope"])).version == args["version"] == "1.1.0"
+
+
+def test_a_release_that_devices_are_past_is_a_warning(operator, daemon, publish):
+    daemon.report("demo/d1", "3.0.0", manifest_seq=7)
+    ran = publish("1.1.0")
+    assert "warning: 1 devices report a seq of up to 7 and will not take it" in ran.err
+    assert "warning" not in publish("1.2.0", "--seq", "8").err

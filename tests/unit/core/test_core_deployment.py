@@ -58,7 +58,7 @@ EXPECTED = {
     S.CANCELING: "fail:FAILED reject:CANCELED rolled_back:ROLLED_BACK cancel:CANCELING canceled:CANCELED"
     " too_late:INSTALLING runs_old:CANCELED",
 }
-ALWAYS = " time_out:TIMED_OUT runs_trial:TRIAL runs_confirmed:CONFIRMED"
+ALWAYS = " time_out:TIMED_OUT runs_trial:TRIAL runs_confirmed:CONFIRMED runs_newer:CANCELED"
 
 
 def expected_target(state, event):
@@ -117,12 +117,13 @@ def test_every_event_is_known_to_a_state(event):
     assert any(event in row for row in TRANSITIONS.values())
 
 
-# native-protocol §4, word for word: rows are what is installed, columns (same boot, new boot).
+# native-protocol §4, word for word, and the device that is past it: rows are what is installed, columns (same boot, new).
 FETCHES = ("QUEUED", "OFFERED", "DEFERRED", "DOWNLOADING", "DOWNLOADED")
 ALL_OPEN = (*FETCHES, "INSTALLING", "TRIAL", "CANCELING")
 PROTOCOL_4 = {
     **{(Installed.OFFERED_TRIAL, state): (E.RUNS_TRIAL, E.RUNS_TRIAL) for state in ALL_OPEN},
     **{(Installed.OFFERED, state): (E.RUNS_CONFIRMED, E.RUNS_CONFIRMED) for state in ALL_OPEN},
+    **{(Installed.NEWER, state): (E.RUNS_NEWER, E.RUNS_NEWER) for state in ALL_OPEN},
     **{(Installed.OLD, state): (Meaning.OFFER_AGAIN, Meaning.OFFER_AGAIN) for state in FETCHES},
     (Installed.OLD, "INSTALLING"): (Meaning.NOTHING, E.RUNS_OLD),
     (Installed.OLD, "TRIAL"): (E.RUNS_OLD, E.RUNS_OLD),

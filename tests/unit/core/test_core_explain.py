@@ -166,6 +166,15 @@ def refused(world):
 def anti_rollback(world):
     device = world.device()
     device.runs("9.9.9", seq=9).check_in()
+    world.release("9.9.9", seq=9)
+    world.release()
+    world.rollout()
+    return device
+
+
+def ahead_of_the_catalog(world):
+    device = world.device()
+    device.runs("9.9.9", seq=9).check_in()
     world.release()
     world.rollout()
     return device
@@ -273,6 +282,11 @@ SITUATIONS = [
     (attempts_used, "attempts_used", "ended FAILED (said fail: -1) and all attempts are used; start a new rollout"),
     (refused, "final_refusal", "ended FAILED (said fail: REFUSED_CLASS not mine) and the device refused it for good"),
     (anti_rollback, "anti_rollback", "its manifest seq is not above what the device runs"),
+    (
+        ahead_of_the_catalog,
+        "anti_rollback",
+        "firmware prod/1.1.0 (seq 2) does not go there: the device runs 9.9.9 (seq 9), which is not in the catalog",
+    ),
     (timed_out, "waiting", "firmware prod/1.1.0 is assigned and opens with the next check-in."),
     (canceled, "canceled", "ended CANCELED 0 s ago (said canceled); nothing else is assigned."),
     (withdrawn_after_success, "withdrawn", "the release is withdrawn."),

@@ -691,7 +691,8 @@ def test_an_open_deployment_is_not_offered_again_to_a_device_that_went_past_it(w
     outputs = device.check_in()
     assert [] == world.sent(Offer, outputs)
     assert 1 == len(world.sent(CancelUpdate, outputs))
-    device.says("canceled")
+    assert State.CANCELED is device.state
+    device.says("canceled", device.latest)
     assert [] == world.sent(Offer, world.passes(86_400))
     assert "anti_rollback" == device.why()[0]
 

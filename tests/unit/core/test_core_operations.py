@@ -64,6 +64,7 @@ def test_every_operation_says_what_it_does_and_types_its_arguments(name):
 READS = {
     "release.list": {},
     "release.show": {"release": "1.1.0"},
+    "release.ahead": {"release": "1.1.0"},
     "device.list": {},
     "device.show": {"device": "d1"},
     "rollout.list": {},

@@ -220,6 +220,30 @@ def test_what_is_needed(installed, obstacle):
     assert obstacle is policy.is_needed(device(parts={"firmware": installed}), wanted, wanted.parts["firmware"])
 
 
+@pytest.mark.parametrize(
+    ("version", "is_known", "obstacle"),
+    [
+        ("1.1.1", False, Obstacle.RUNS_NEWER),
+        ("1.2", False, Obstacle.RUNS_NEWER),
+        ("v2", False, Obstacle.RUNS_NEWER),
+        ("1.1.0.1", False, Obstacle.RUNS_NEWER),
+        ("10.0", False, Obstacle.RUNS_NEWER),
+        ("2.0.0", True, None),
+        ("1.1", False, None),
+        ("1.1.0.0", False, None),
+        ("1.0.9", False, None),
+        ("2.0.0-rc1", False, None),
+        ("", False, None),
+        ("9" * 32, False, None),
+        ("1..2", False, None),
+        ("\N{ARABIC-INDIC DIGIT TWO}", False, None),
+    ],
+)
+def test_without_a_counter_a_higher_number_that_the_catalog_does_not_have_is_newer(version, is_known, obstacle):
+    wanted, runs = release(), device(parts={"firmware": InstalledPart(version=version)})
+    assert obstacle is policy.is_needed(runs, wanted, wanted.parts["firmware"], is_known=is_known)
+
+
 def test_the_first_attempt_waits_for_nothing():
     assert (None, None) == Retries().verdict([])
 

@@ -6,7 +6,7 @@ import os
 import tarfile
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota_bridge.core.errors import InvalidInput, NewerSchema, OtaBridgeError, StoreDamaged
@@ -97,6 +97,7 @@ def whole_archive(tmp_path_factory):
     return WHOLE
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 10_000), value=st.integers(1, 255))
 def test_an_altered_byte_is_refused_or_meant_nothing(tmp_path_factory, position, value):
     whole = whole_archive(tmp_path_factory)
@@ -113,6 +114,7 @@ def test_an_altered_byte_is_refused_or_meant_nothing(tmp_path_factory, position,
         assert {archive.DATABASE_MEMBER, LEAF} == set(index.members)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=3000))
 def test_any_bytes_at_all_are_refused_in_a_sentence(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "any.tar"
