@@ -6,7 +6,7 @@ from ota_bridge.core.deployment import OPEN, State
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, release_id
 
-SHARED_STORE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_STORE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 DEV1, DEV2 = DeviceId("prod", "dev1"), DeviceId("prod", "dev2")
 R1 = RolloutId("r-000001")
 

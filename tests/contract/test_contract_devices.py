@@ -6,7 +6,7 @@ from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import DeviceState
 from ota_bridge.core.values import DeviceId
 
-SHARED_STORE = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_STORE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def names(devices):

