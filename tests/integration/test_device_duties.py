@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import random
 import time
+from collections import Counter
 from typing import Any
 
 import aiomqtt
@@ -109,6 +110,22 @@ async def test_a_device_that_reboots_ends_as_the_protocol_says(tmp_path, state, 
             assert fleet.lines
         first = next(line["id"] for line in seen.events("state"))
         assert end == [line["after"] for line in seen.events("state") if line["id"] == first][-1]
+
+
+async def test_devices_that_lose_their_power_at_flash_operations_end_as_the_bridge_believes(tmp_path):
+    with site(tmp_path, **{"retries.backoff_s": 3600, "offers.min_interval_s": 1}) as here:
+        rollout = here.call("rollout.start", release=here.release(here.image(60_000)))["id"]
+        async with Fleet(here.fleet(count=10, fault="power_cuts=5", seed=11, check_in_every_s=2, stay=True)) as fleet:
+            ends = {"CONFIRMED", "ROLLED_BACK"}
+            await until(
+                lambda: sum(n for state, n in counts(here, rollout).items() if state in ends) == 10, within_s=60
+            )
+        report = await fleet.report()
+        runs = Counter("CONFIRMED" if one.new_version == "1.1.0" else "ROLLED_BACK" for one in report.devices)
+        assert counts(here, rollout) == dict(runs)
+        assert all(one.slot_ok for one in report.devices)
+        assert runs["CONFIRMED"] > 0
+        assert sum(one.boots for one in report.devices) > 2 * 10 + 10
 
 
 @pytest.mark.parametrize("moment_s", [0.0, 0.05, 0.2])
