@@ -21,6 +21,7 @@ from urllib.parse import quote
 from sqlite_utils import Database, Migrations
 
 from ota_bridge.core.errors import NewerSchema, StoreDamaged, StoreError
+from ota_bridge.store.blobs import sync_directory
 from ota_bridge.store.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 
 BUSY_TIMEOUT_MS: Final = 5000
@@ -280,6 +281,7 @@ def _back_up(db: Database, target: Path) -> None:
     unfinished.unlink(missing_ok=True)
     _copy(db, unfinished)
     unfinished.replace(target)
+    sync_directory(target.parent)
 
 
 def _copy(db: Database, target: Path) -> None:

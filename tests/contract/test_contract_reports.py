@@ -39,6 +39,8 @@ def test_a_key_belongs_to_one_device(store):
     commit(store, lambda unit: (unit.reports.add(report()), unit.reports.add(report("dev2", boot=2))))
 
     assert store.read(lambda unit: unit.reports.seen(DEV2, 1, 1)) is None
+    assert store.read(lambda unit: unit.reports.seen(DEV1, 2, 1)) is None
+    assert not store.read(lambda unit: unit.reports.knows_boot(DEV1, 2))
     assert not store.read(lambda unit: unit.reports.knows_boot(DEV2, 1))
     assert store.read(lambda unit: unit.reports.knows_boot(DEV2, 2))
 

@@ -48,6 +48,27 @@ def test_a_work_that_raises_leaves_no_trace_in_any_port(store):
     assert store.read(everything) == before
 
 
+def test_the_next_work_reads_nothing_that_one_that_raised_has_written(store):
+    commit(store, fill)
+
+    def kept(unit):
+        found = unit.devices.get(device().id), unit.releases.get(release().id), unit.rollouts.get("r-000001")
+        return (*found, tuple(unit.rollouts.all()))
+
+    before = commit(store, kept)
+
+    def work(unit):
+        unit.devices.put(device(label="changed"))
+        unit.releases.put(release(created_by="eve"))
+        unit.rollouts.put(rollout(created_by="eve"))
+        assert all(one != other for one, other in zip(kept(unit), before, strict=True))
+        raise Conflict("no")
+
+    with pytest.raises(Conflict, match="no"):
+        commit(store, work)
+    assert before == commit(store, kept)
+
+
 def test_a_work_sees_its_own_changes(store):
     def work(unit):
         unit.devices.put(device())

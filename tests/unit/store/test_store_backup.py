@@ -61,6 +61,12 @@ def test_the_file_is_its_owners_alone_and_nothing_lies_beside_it(data, target):
     assert [target] == list(target.parent.iterdir())
 
 
+def test_a_backup_has_its_name_only_once_it_is_whole_and_on_disk(data, target, disk):
+    data.add_release("1.1.0")
+    data.back_up(target)
+    disk.assert_survives(target)
+
+
 def test_two_releases_of_one_image_hold_it_once(data, target):
     data.add_release("1.1.0")
     data.add_release("1.2.0")

@@ -121,3 +121,10 @@ def test_a_directory_that_cannot_be_made_is_a_store_error(tmp_path):
 
     with pytest.raises(StoreError, match="cannot be used"):
         BlobStore(tmp_path / "file")
+
+
+def test_an_artifact_is_on_disk_before_it_has_its_name_and_its_name_before_it_counts_as_stored(blobs, disk):
+    manifest, _ = store_image(blobs)
+
+    disk.assert_survives(blobs.blob_path(manifest.sha256))
+    disk.assert_survives(blobs.chunk_list_path(manifest.merkle_root))

@@ -146,6 +146,13 @@ def test_an_older_database_is_migrated_after_a_backup(filled):
     restored.close()
 
 
+def test_the_copy_before_a_migration_has_its_name_only_once_it_is_whole_and_on_disk(filled, disk):
+    newer = successor(lambda db: db.execute("ALTER TABLE devices ADD COLUMN colour TEXT"))
+    open_writer(filled, newer).close()
+
+    disk.assert_survives(filled.with_name(f"bridge.db.v{SCHEMA_VERSION}.bak"))
+
+
 def older(version):
     """The schema as it was."""
     migrations = Migrations("ota_bridge")
