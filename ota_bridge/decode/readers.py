@@ -8,9 +8,14 @@ import msgpack
 
 from ota_bridge.core.errors import Malformed
 from ota_bridge.decode.bounds import U64, MapKeys, check_size, shown
+from ota_bridge.decode.nesting import check_nesting
 
 _I64_MIN: Final = -(2**63)
 _DIGITS_MAX: Final = 20
+_LONG_HEADS: Final = (b"\xdc", b"\xdd", b"\xde", b"\xdf")
+_LONG_HEADS_MAX: Final = 8
+"""The library lays out an array as long as its head says before it reads the items: above so many bytes that could be
+such heads, they are looked at first. Nested, a few thousand bytes would take megabytes."""
 
 
 def read_json(data: bytes, *, max_bytes: int, max_depth: int = 8, max_items: int = 1024, floats: bool = False) -> Any:
@@ -34,10 +39,17 @@ def _unique_pairs(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
     except TypeError:
         raise Malformed("a map key must be text or a number") from None
     if len(result) != len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for index, key in enumerate(keys) if key in keys[:index])
-        raise Malformed(f"the key {shown(twice)} stands twice in one map")
+        raise Malformed(f"the key {shown(_twice(pairs))} stands twice in one map")
     return result
+
+
+def _twice(pairs: list[tuple[Any, Any]]) -> Any:
+    before: set[Any] = set()
+    for key, _ in pairs:
+        if key in before:
+            return key
+        before.add(key)
+    return None
 
 
 def _json_int(digits: str) -> int:
@@ -72,6 +84,8 @@ def read_msgpack(
 ) -> Any:
     """Read one msgpack value that fills `data`."""
     check_size(data, max_bytes, "msgpack")
+    if sum(map(data.count, _LONG_HEADS)) > _LONG_HEADS_MAX:
+        check_nesting(data, max_depth, max_items)
     try:
         value = msgpack.unpackb(
             data,

@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from random import Random
 
 import msgpack
@@ -145,6 +146,18 @@ def test_msgpack_keys_may_be_numbers_where_asked():
 def test_msgpack_floats_are_finite_where_allowed():
     assert read_msgpack(b"\xcb" + struct.pack(">d", 1.5), max_bytes=9, floats=True) == 1.5
     message(read_msgpack, b"\xcb" + struct.pack(">d", float("inf")), max_bytes=9, floats=True)
+
+
+@pytest.mark.parametrize("read", [read_json, read_msgpack])
+def test_a_key_that_stands_twice_among_many_is_found_at_once(read):
+    keys = [*map(str, range(30_000)), "29999"]
+    if read is read_json:
+        data = b"{" + b",".join(b'"%s":1' % key.encode() for key in keys) + b"}"
+    else:
+        data = b"\xdf" + struct.pack(">I", len(keys)) + b"".join(msgpack.packb(key) + b"\x01" for key in keys)
+    began = time.thread_time()
+    assert "'29999' stands twice" in message(read, data, max_bytes=1 << 23, max_items=1 << 20)
+    assert time.thread_time() - began < 1.0
 
 
 def attempt(read, data):
