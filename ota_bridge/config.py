@@ -10,7 +10,6 @@
 5. Unknown names and wrong values are ConfigError, with their origin and what is allowed. Nothing is guessed.
 """
 
-import re
 import tomllib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, Final
 
 from ota_bridge.core.errors import ConfigError
 from ota_bridge.core.fleet import Enrol
-from ota_bridge.settings import ENV_PREFIX, HIDDEN, Setting, nearest, option, settings_of
+from ota_bridge.settings import ENV_PREFIX, Setting, nearest, option, quoted, settings_of
 from ota_bridge.wire import BrokerAddress, TlsFiles, parse_broker_url
 
 # ruff: noqa: RUF009 - option() is dataclasses.field()
@@ -213,7 +212,7 @@ class Config:
             found |= _from_file(path)
         found |= _from_env(env, cwd)
         found |= {
-            name: (_setting(name, f"flag {name}").parse(text, f"flag {name}", cwd), "flag")
+            name: (_setting(name, f"flag {quoted(name)}").parse(text, f"flag {name}", cwd), "flag")
             for name, text in flags.items()
         }
         config = _build({name: value for name, (value, _) in found.items()}, found, path)
@@ -299,8 +298,10 @@ def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
     origin = f"file {path}"
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # what is not TOML or not UTF-8, and numbers of thousands of digits
         raise ConfigError(f"{origin}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{origin}: not valid TOML: nested too deep") from None
     except OSError as error:
         raise ConfigError(f"{origin}: {error.strerror}") from error
     found: dict[str, tuple[Any, str]] = {}
@@ -317,7 +318,7 @@ def _flat(document: Mapping[str, Any], origin: str) -> Iterator[tuple[str, objec
                 raise ConfigError(f"{origin}: {key} is a section; write [{key}] and its keys below")
             yield from ((f"{key}.{inner}", raw) for inner, raw in value.items())
         elif isinstance(value, dict) and key not in _BY_NAME:
-            raise ConfigError(f"{origin}: [{key[:60]}] is not a section{nearest(key, _SECTIONS)}")
+            raise ConfigError(f"{origin}: [{quoted(key)}] is not a section{nearest(key, _SECTIONS)}")
         else:
             yield key, value
 
@@ -332,7 +333,7 @@ def _from_env(env: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
             if name.startswith(_FOREIGN_ENV):
                 continue
             near = nearest(name, [*known, FILE_ENV])
-            raise ConfigError(f"environment: {name[:60]} is not a setting{near}")
+            raise ConfigError(f"environment: {quoted(name)} is not a setting{near}")
         setting = known[name]
         found[setting.name] = (setting.parse(text, f"environment {name}", cwd), f"environment {name}")
     return found
@@ -373,7 +374,7 @@ def _check_together(config: Config) -> None:
         try:
             parse_broker_url(config.broker.url)
         except ConfigError as error:
-            refuse("broker.url", "cannot be used: " + re.sub("//.*@", f"//{HIDDEN}@", str(error)))
+            refuse("broker.url", f"cannot be used: {error}")
     for own in ("", "blocks_"):
         pair = {name: getattr(config.broker, name) for name in (f"{own}certificate", f"{own}key")}
         given = [name for name, path in pair.items() if path is not None]
@@ -395,5 +396,6 @@ def _check_together(config: Config) -> None:
         name = "local.socket" if config.local.socket else "data_dir"
         refuse(
             name,
-            f"makes the socket path {config.socket_path} too long: at most {_SOCKET_PATH_MAX_BYTES} bytes",
+            f"makes the socket path {quoted(str(config.socket_path), _SOCKET_PATH_MAX_BYTES)} too long: "
+            f"at most {_SOCKET_PATH_MAX_BYTES} bytes",
         )

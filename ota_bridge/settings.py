@@ -4,6 +4,7 @@
 """
 
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,8 @@ _WORDS: Final[Mapping[type[Any], str]] = {
     str: "text",
 }
 _BAD: Final = object()
+_NAME_MAX: Final = 60
+"""No name of a setting is longer; to compare costs the square of the length."""
 
 
 def option(default: Any, doc: str, *, low: float = -math.inf, high: float = math.inf, secret: bool = False) -> Any:
@@ -93,7 +96,8 @@ class Setting:
         if isinstance(raw, bool):
             return raw if self.kind is bool else _BAD
         if self.kind is float and isinstance(raw, int | float):
-            return self._bounded(float(raw))
+            bounded = self._bounded(raw)
+            return _BAD if bounded is _BAD else float(bounded)
         return self._bounded(raw) if self.kind is int and isinstance(raw, int) else _BAD
 
     def _from_text(self, text: str, base: Path) -> Any:
@@ -127,7 +131,8 @@ class Setting:
             return _BAD
 
     def _bounded(self, value: float) -> Any:
-        return value if math.isfinite(value) and self.low <= value <= self.high else _BAD
+        """`value` if it is within bounds; an integer may have more digits than any float can say."""
+        return value if self.low <= value <= self.high and abs(value) <= sys.float_info.max else _BAD
 
 
 def settings_of(record: type[Any], prefix: str = "") -> Iterator[Setting]:
@@ -147,7 +152,13 @@ def settings_of(record: type[Any], prefix: str = "") -> Iterator[Setting]:
         )
 
 
+def quoted(name: str, max_characters: int = _NAME_MAX) -> str:
+    """A name as it was written, for a sentence: cut, and with escapes where it cannot be shown."""
+    cut = name[:max_characters]
+    return cut if cut.isprintable() else repr(cut)
+
+
 def nearest(name: str, known: Sequence[str]) -> str:
     """The end of a sentence about an unknown name: the one that was probably meant."""
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = get_close_matches(name[:_NAME_MAX], known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]!r}?" if near else "; `ota-bridge config show` lists all of them"

@@ -3,11 +3,17 @@
 Nothing here knows what a payload means; `dialect.py` does.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from ota_bridge.core.errors import ConfigError
+
+_SHOWN: Final = 80
+_HIDDEN_USER: Final = re.compile(r"^([^/]*//)?.*@", re.DOTALL)
+"""User and password of a URL, also of one that is not quite one: errors never quote them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +66,20 @@ def parse_broker_url(url: str, *, tls: TlsFiles | None = None) -> BrokerAddress:
 
     `tls` holds the files for `mqtts://` and is ignored for `mqtt://`. User and password may be %-escaped.
     """
+    shown = repr(_HIDDEN_USER.sub(r"\1***@", url)[:_SHOWN])
     try:
         parts = urlsplit(url)
         port = parts.port
-    except ValueError as error:
-        raise ConfigError(f"broker URL {url!r}: {error}") from error
+    except ValueError:  # its sentence may quote the password
+        raise ConfigError(f"broker URL {shown}: host or port cannot be used; the port is 1..65535") from None
     if parts.scheme not in {"mqtt", "mqtts"}:
-        raise ConfigError(f"broker URL {url!r}: the scheme must be mqtt:// or mqtts://")
-    if not parts.hostname:
-        raise ConfigError(f"broker URL {url!r}: no host")
+        raise ConfigError(f"broker URL {shown}: the scheme must be mqtt:// or mqtts://")
+    if not parts.hostname or not parts.hostname.isprintable():
+        raise ConfigError(f"broker URL {shown}: no host")
+    if port == 0:
+        raise ConfigError(f"broker URL {shown}: the port is 1..65535")
     if parts.path not in {"", "/"} or parts.query or parts.fragment:
-        raise ConfigError(f"broker URL {url!r}: nothing may follow the port")
+        raise ConfigError(f"broker URL {shown}: nothing may follow the port")
     secure = parts.scheme == "mqtts"
     return BrokerAddress(
         host=parts.hostname,

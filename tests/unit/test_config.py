@@ -7,6 +7,7 @@ import pytest
 from ota_bridge.config import SETTINGS, Config, TopicIdentity
 from ota_bridge.core.errors import ConfigError
 from ota_bridge.core.fleet import Enrol
+from ota_bridge.wire import parse_broker_url
 
 
 def load(tmp_path, *, flags=None, env=None, toml=None, file=None):
@@ -126,6 +127,12 @@ def test_values_become_their_types(tmp_path):
         ({"toml": "[timeouts]\ntrial_s = 0"}, "allowed is a number of at least 0.01"),
         ({"toml": "data_dir = ''"}, "data_dir = '' cannot be used; allowed is a path"),
         ({"toml": "data_dir = [1"}, "not valid TOML"),
+        ({"toml": "data_dir = " + "[" * 5000}, "not valid TOML: nested too deep"),
+        ({"toml": "[blocks]\nblock_max = " + "9" * 400}, "allowed is an integer 16..65536"),
+        ({"toml": "[blocks]\nblock_max = " + "9" * 5000}, "not valid TOML"),
+        ({"toml": "[timeouts]\ntrial_s = " + "9" * 400}, "allowed is a number of at least 0.01"),
+        ({"env": {"OTA_BRIDGE_BLOCKS_BLOCK_MAX": "9" * 400}}, "allowed is an integer 16..65536"),
+        ({"env": {"OTA_BRIDGE_" + "X" * 100_000: "1"}}, "is not a setting"),
         ({"toml": "provenance = 1"}, "'provenance' is not a setting"),
         ({"env": {"OTA_BRIDGE_EMBEDDED_PORT": "1_0"}}, "environment OTA_BRIDGE_EMBEDDED_PORT: embedded.port = '1_0'"),
         ({"env": {"OTA_BRIDGE_EMBEDED_PORT": "1"}}, "did you mean 'OTA_BRIDGE_EMBEDDED_PORT'?"),
@@ -174,8 +181,32 @@ def test_secrets_are_never_shown_not_even_when_refused(tmp_path):
     assert "hunter2" not in refusal(tmp_path, toml="[broker]\npassword = ['hunter2']")
 
 
-def test_a_url_that_cannot_be_used_is_refused_without_its_password(tmp_path):
-    assert "hunter2" not in refusal(tmp_path, flags={"broker.url": "mqtt://me:hunter2@host/path"})
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mqtt://me:hunter2@host/path",
+        "http://me:hunter2@host",
+        "mqtt:me:hunter2@host",
+        "me:hunter2@host",
+        "mqtt://me:hunter2@host:x",
+        "mqtt://me:hunter2@[host",
+        "mqtt://me:hunter2℀@host",
+        "mqtt://me:hunter2@" + "h" * 200 + "/x",
+        "mqtt://me:hunter2" + "h" * 200 + "@host:0",
+    ],
+)
+def test_a_url_that_cannot_be_used_is_refused_without_its_password(tmp_path, url):
+    sentence = refusal(tmp_path, flags={"broker.url": url})
+    assert "hunter2" not in sentence
+    assert len(sentence) < 300
+
+
+@pytest.mark.parametrize(
+    "url", ["mqtt://h:0", "mqtt://h:65536", "mqtt://h:-1", "mqtt://\x80", "mqtt://[::1", "mqtt://u@"]
+)
+def test_a_url_without_a_host_or_with_a_port_that_is_none_is_refused(url):
+    with pytest.raises(ConfigError, match="broker URL"):
+        parse_broker_url(url)
 
 
 def test_the_broker_address_takes_user_and_password_from_settings_before_the_url(tmp_path):

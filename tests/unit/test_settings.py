@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ota_bridge.core.errors import ConfigError
-from ota_bridge.settings import nearest, option, settings_of
+from ota_bridge.settings import nearest, option, quoted, settings_of
 
 # ruff: noqa: RUF009 - option() is dataclasses.field()
 
@@ -73,7 +73,12 @@ def test_text_becomes_a_value(name, text, value):
         ("number", "5.0"),
         ("number", " 5"),
         ("number", "\u0665"),
+        ("number", "9" * 400),
         ("number", "9" * 5000),
+        ("number", 10**400),
+        ("share", 10**400),
+        ("share", -(10**400)),
+        ("share", "9" * 400),
         ("number", None),
         ("number", 5.0),
         ("share", "nan"),
@@ -106,6 +111,10 @@ def test_typed_values_are_not_given_as_text():
 def test_shown_hides_secrets():
     assert [TABLE["s.word"].shown("x"), TABLE["s.word"].shown("")] == ["***", ""]
     assert [TABLE["s.flag"].shown(True), TABLE["s.share"].shown(2.0), TABLE["s.file"].shown(None)] == ["true", "2", ""]
+
+
+def test_a_name_is_quoted_as_it_was_written_unless_it_cannot_be_shown():
+    assert ["a.b", "'a\\x1b'", "a" * 60, "aa"] == [quoted("a.b"), quoted("a\x1b"), quoted("a" * 99), quoted("aaaa", 2)]
 
 
 def test_nearest_names_what_was_probably_meant():
