@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeAlias
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
@@ -161,7 +161,7 @@ def _parse_pem(pem: bytes, path: Path, password: bytes | None) -> _Private:
         raise InvalidInput(f"key file {path} is encrypted: it needs its password")
     try:
         private = serialization.load_pem_private_key(pem, password if encrypted else None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):  # the last: what OpenSSL has no word for
         if encrypted:
             raise InvalidInput(f"key file {path} does not open: wrong password, or damaged") from None
         raise InvalidInput(f"key file {path} holds no PEM private key") from None

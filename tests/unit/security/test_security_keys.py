@@ -12,6 +12,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from ota_bridge.core.errors import Conflict, InvalidInput, Malformed, NotFound
 from ota_bridge.security.keys import Algorithm, PublicKey, SigningKey, load_key
 
+X25519_CUT_SHORT = b"""-----BEGIN PRIVATE KEY-----
+MC4CAQAwBQYDK2VvBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f
+-----END PRIVATE KEY-----
+"""
+"""OpenSSL fails on it without a word of its own."""
+
 BOTH = pytest.mark.parametrize("algorithm", list(Algorithm))
 
 
@@ -131,6 +137,7 @@ def test_a_password_that_is_not_needed_is_no_error(tmp_path):
         (b"", "holds no PEM private key"),
         (b"\xff" * 100, "holds no PEM private key"),
         (b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", "holds no PEM private key"),
+        (X25519_CUT_SHORT, "holds no PEM private key"),
         (b"x" * 20_000, "cannot be read: it is larger than 16384 bytes"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "a key of type secp384r1; Ed25519 or P-256 is needed"),
         (pem(rsa.generate_private_key(65537, 2048)), "a key of type RSAPrivateKey; Ed25519 or P-256 is needed"),
