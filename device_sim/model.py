@@ -74,7 +74,7 @@ class Fault:
         except ValueError:
             pass
         raise OptionError(
-            f"there is no fault {text!r}: never_confirm, reboot_in=DOWNLOADED|INSTALLING|TRIAL, factory_reset,"
+            f"there is no fault {text[:40]!r}: never_confirm, reboot_in=DOWNLOADED|INSTALLING|TRIAL, factory_reset,"
             " corrupt_chunk=N, corrupt_chunk_once=N or power_cuts=N"
         )
 

@@ -45,7 +45,7 @@ def read_offer(message: dict[str, Any]) -> Offer:
         raise Malformed("an offer carries one manifest")
     apply = message.get("apply", "now")
     if apply != "now" and apply != "on_command":  # noqa: PLR1714  a set would hash what came over the wire
-        raise Malformed(f"apply is {apply!r}")
+        raise Malformed("apply is neither now nor on_command")
     ticket = message.get("ticket")
     return Offer(
         id=text(message, "id", MAX_ID_CHARS),

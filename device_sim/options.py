@@ -32,15 +32,18 @@ class BrokerUrl:
     @classmethod
     def parse(cls, url: str) -> Self:
         """Read `mqtt[s]://[user[:password]@]host[:port]`."""
+        shown = repr(url.rpartition("@")[2][:80])  # without user and password
         try:
             parts = urlsplit(url)
             port = parts.port
-        except ValueError as error:
-            raise OptionError(f"the broker URL {url!r} cannot be used: {error}") from None
-        if parts.scheme not in PORTS or not parts.hostname:
-            raise OptionError(f"the broker URL {url!r} is not mqtt://host[:port] or mqtts://host[:port]")
+        except ValueError:
+            raise OptionError(f"the broker URL {shown} cannot be used: its host or its port is none") from None
+        if port == 0:
+            raise OptionError(f"the broker URL {shown} cannot be used: ports are 1 to 65535")
+        if parts.scheme not in PORTS or not parts.hostname or not parts.hostname.isprintable():
+            raise OptionError(f"the broker URL {shown} is not mqtt://host[:port] or mqtts://host[:port]")
         if parts.path not in {"", "/"} or parts.query or parts.fragment:
-            raise OptionError(f"the broker URL {url!r} ends in something that is not a port")
+            raise OptionError(f"the broker URL {shown} ends in something that is not a port")
         return cls(
             host=parts.hostname,
             port=port or PORTS[parts.scheme],
@@ -126,7 +129,7 @@ class FleetOptions:
             ("--until", VERSION, self.until or "-"),
         ):
             if not pattern.fullmatch(value):
-                raise OptionError(f"{option}: {value!r} does not match {pattern.pattern}")
+                raise OptionError(f"{option}: {value[:80]!r} does not match {pattern.pattern}")
         if not self.root or set(self.root) & set("+#\0") or self.root.endswith("/"):
             raise OptionError(f"--root: {self.root!r} is no topic to put others under")
 
@@ -157,7 +160,7 @@ def parse_sleep_pattern(text: str) -> tuple[float, float]:
     except ValueError:
         pattern = -1.0, -1.0
     if not slash or not all(0 < seconds < 1e6 for seconds in pattern):  # noqa: PLR2004  about eleven days
-        raise OptionError(f"--sleep-pattern: {text!r} is not seconds awake / seconds asleep, such as 10/50")
+        raise OptionError(f"--sleep-pattern: {text[:40]!r} is not seconds awake / seconds asleep, such as 10/50")
     return pattern
 
 

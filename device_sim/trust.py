@@ -104,8 +104,8 @@ def _open(envelope: bytes, keys: dict[bytes, Key], threshold: int) -> bytes:
         key = keys.get(signature.kid)
         if key is None:
             continue
-        if key.kid in seen or signature.protected != PROTECTED[key.alg]:
-            raise ManifestRefused(Refusal.SIG, "a key that signs twice or with another algorithm")
+        if signature.protected != PROTECTED[key.alg]:
+            raise ManifestRefused(Refusal.SIG, f"the signature of key {key.kid.hex()} names another algorithm")
         if not key.holds(signed_bytes(signature.protected, payload), signature.value):
             raise ManifestRefused(Refusal.SIG, f"the signature of key {key.kid.hex()} does not hold")
         seen.add(key.kid)
@@ -161,7 +161,7 @@ def parse_trust(document: Any) -> Trust:
     authors = _keys(document.get("authors"), "authors")
     if not authors or type(threshold) is not int or not 1 <= threshold <= len(authors):
         raise ValueError("threshold must be between 1 and the number of authors")
-    online = _keys(document.get("online", []), "online")
+    online = _keys([] if document.get("online") is None else document["online"], "online")
     return Trust(vendor=vendor, threshold=threshold, authors=authors, online=online)
 
 

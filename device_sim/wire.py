@@ -64,7 +64,7 @@ def decode_update(payload: bytes) -> dict[str, Any]:
     if len(payload) > MAX_UPDATE_BYTES:
         raise Malformed(f"an update message of {len(payload)} bytes")
     try:
-        message = json.loads(payload) if payload[:1] == b"{" else _unpack(payload, MAX_UPDATE_BYTES)
+        message = json.loads(payload.decode()) if payload[:1] == b"{" else _unpack(payload, MAX_UPDATE_BYTES)
     except RecursionError:
         raise Malformed("an update message nested too deep") from None
     except (ValueError, TypeError, msgpack.UnpackException) as error:
@@ -110,9 +110,9 @@ def _unpack(payload: bytes, limit: int) -> Any:
 
 
 def text(message: dict[str, Any], key: str, limit: int) -> str:
-    """A short text field that must be there."""
+    """A short text field that must be there, and can be said back: half a surrogate pair cannot."""
     value = message.get(key)
-    if not isinstance(value, str) or not 1 <= len(value) <= limit:
+    if not isinstance(value, str) or not 1 <= len(value) <= limit or not value.isprintable():
         raise Malformed(f"{key} is not a text of 1 to {limit} characters")
     return value
 

@@ -160,6 +160,7 @@ def test_the_threshold_counts_different_keys_once():
     one, two, other = (key.signature(payload) for key in (AUTHOR, ONLINE, STRANGER))
     read_manifest(trust, cbor2.dumps([payload, [one, two]]))
     read_manifest(trust, cbor2.dumps([payload, [other, one, two]]))
+    read_manifest(trust, cbor2.dumps([payload, [one, one, two]]))
     for signatures in ([one], [one, one], [one, other], [two, [*one[:3], b"x" * 64]]):
         with pytest.raises(ManifestRefused, match="REFUSED_SIG"):
             read_manifest(trust, cbor2.dumps([payload, signatures]))
@@ -221,6 +222,10 @@ def test_without_an_online_key_no_ticket_is_needed():
 def test_a_missing_trust_document_says_who_makes_it(tmp_path):
     with pytest.raises(TrustError, match="ota-bridge keys new"):
         load_trust(tmp_path / "ota-trust.json")
+
+
+def test_a_trust_document_may_say_that_there_is_no_online_key():
+    assert {} == parse_trust({**trust_document([AUTHOR]), "online": None}).online
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from device_sim.errors import Malformed, OptionError
 from device_sim.link import Link
+from device_sim.model import Fault
 from device_sim.options import BrokerUrl, FleetOptions, parse_sleep_pattern
 from device_sim.outbox import Kind, Outbox
 from device_sim.puller import MIN_RTO_S, Limits, Puller, RoundTrip
-from device_sim.wire import BlockData, BlockRefusal, decode_block, decode_update, encode
+from device_sim.wire import BlockData, BlockRefusal, decode_block, decode_update, encode, text
 
 
 @pytest.mark.parametrize(
@@ -32,11 +33,32 @@ def test_broker_urls_are_read(url, expected):
 
 
 @pytest.mark.parametrize(
-    "url", ["", "h:1883", "http://h", "mqtt://", "mqtt://h:x", "mqtt://h:99999", "mqtt://h/x", "mqtt://[h"]
+    "url",
+    [
+        "",
+        "h:1883",
+        "http://h",
+        "mqtt://",
+        "mqtt://h:x",
+        "mqtt://h:99999",
+        "mqtt://h:0",
+        "mqtt://\x80",
+        "mqtt://h/x",
+        "mqtt://[h",
+    ],
 )
 def test_bad_broker_urls_are_one_sentence(url):
     with pytest.raises(OptionError, match="broker URL"):
         BrokerUrl.parse(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["mqtt://u:hunter2@h:x", "http://u:hunter2@h", "mqtt://u:hunter2℀@h", "mqtt://u:hunter2@h/x"]
+)
+def test_a_broker_url_is_refused_without_its_password(url):
+    with pytest.raises(OptionError) as caught:
+        BrokerUrl.parse(url)
+    assert "hunter2" not in str(caught.value)
 
 
 def options(**changes):
@@ -91,6 +113,13 @@ def test_sleep_patterns_are_two_times(text):
     assert (0.0, 0.0) == parse_sleep_pattern("")
     with pytest.raises(OptionError, match="sleep-pattern"):
         parse_sleep_pattern(text)
+
+
+def test_what_is_wrong_is_quoted_in_part():
+    for parse in (parse_sleep_pattern, Fault.parse, BrokerUrl.parse):
+        with pytest.raises(OptionError) as caught:
+            parse("x" * 100_000)
+        assert len(str(caught.value)) < 300
 
 
 def test_the_link_loses_and_doubles_by_its_seed():
@@ -223,6 +252,18 @@ def test_blocks_that_are_none_are_malformed(message):
 def test_blocks_and_refusals_are_told_apart():
     assert BlockData(b"a", 5, b"x") == decode_block(msgpack.packb([b"a", 5, b"x"]))
     assert BlockRefusal(b"a", 5, 3, 1.5, 100, 2) == decode_block(msgpack.packb([b"a", 5, 3, 1.5, 100, 2]))
+
+
+@pytest.mark.parametrize("id_", ["\\ud800", "a\\udc00", "\\u001b[2J", "\\n"])
+def test_a_deployment_whose_id_cannot_be_said_back_is_malformed(id_):
+    message = decode_update(b'{"type":"cancel_update","id":"%s"}' % id_.encode())
+    with pytest.raises(Malformed, match="id is not a text"):
+        text(message, "id", 32)
+
+
+def test_json_is_utf_8():
+    with pytest.raises(Malformed):
+        decode_update('{"type":"check_in"}'.encode("utf-16-le"))
 
 
 @given(st.binary(max_size=100))
