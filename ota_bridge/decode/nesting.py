@@ -1,4 +1,4 @@
-"""How deep and how long msgpack says it is, found without building anything of it (msgpack specification, "Formats")."""
+"""How deep and how long msgpack says it is, found without building any of it (msgpack specification, "Formats")."""
 
 from typing import Final
 
