@@ -46,6 +46,8 @@ class PlaneSettings:
     data_dir: Path
     blocks: BlockSettings
     log: LogSettings
+    rest_s: float = 0.0
+    """How long the link may hold up its loop to read many requests at once: only where nothing else runs in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +196,7 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
         handler=gateway.handle,
         keepalive_s=settings.keepalive_s,
         on_state=lambda up: plane.listener.set_plane(blocks=up) if plane.listener else None,
+        rest_s=settings.rest_s,
     )
     gateway.send = link.send
 

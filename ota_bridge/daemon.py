@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ from ota_bridge.wire import BrokerAddress
 DATABASE: Final = "ota-bridge.sqlite"
 SWITCH_INTERVAL_S: Final = 0.0005
 """A busy thread otherwise keeps the event loop waiting for 5 ms."""
+
+REST_S: Final = 0.001
+"""Twenty requests a wake-up at 20,000 a second; a device does not notice it."""
 
 _log = logging.getLogger(__name__)
 
@@ -256,7 +259,7 @@ def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPla
     )
     where = config.blocks.process
     if where is PlaneProcess.OWN or (where is PlaneProcess.AUTO and config.broker.url):
-        return ProcessPlane(settings)
+        return ProcessPlane(replace(settings, rest_s=REST_S))
     return build_plane(settings, blobs)
 
 

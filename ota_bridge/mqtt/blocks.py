@@ -49,6 +49,9 @@ WRITE_HIGH_BYTES: Final = 512 * 1024
 WRITE_LOW_BYTES: Final = 128 * 1024
 """Above HIGH reading stops, below LOW it goes on; under HIGH + BATCH + one request's answers is buffered."""
 
+RESTS_FROM_PER_S: Final = 2_000
+"""Requests a second from which on a link with `rest_s` rests between two reads."""
+
 HANDLER_ERRORS_PER_LOG: Final = 1_000
 
 _SUBSCRIBE_ID: Final = 1
@@ -80,7 +83,7 @@ class BlockLink:
     """The link; see the module for its rules. Configuration that MQTT cannot say raises ConfigError here.
 
     `on_state` hears True when the subscription stands and False when it is lost; it must not raise.
-    `answer_timeout_s` is how long CONNACK and SUBACK may each take.
+    `answer_timeout_s` is how long CONNACK and SUBACK may each take. `rest_s`: see `_Connection._rest`.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class BlockLink:
         rng: random.Random | None = None,
         backoff_max_s: float = 30,
         answer_timeout_s: float = 10,
+        rest_s: float = 0,
     ) -> None:
         if keepalive_s < 1:
             raise ConfigError("the block link needs a keep-alive of at least 1 s")
@@ -113,6 +117,7 @@ class BlockLink:
         self._on_state = on_state
         self._rng = rng or random.Random()  # noqa: S311 - it spreads reconnects, it keeps no secret
         self._backoff_max_s = backoff_max_s
+        self.rest_s = rest_s
         self._failures = 0
         self._subscribed = asyncio.Event()
         self._connection: _Connection | None = None
@@ -220,6 +225,7 @@ class _Connection(asyncio.Protocol):
         self._answer_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
         self._heard_s = self._sent_s = self._progress_s = time.monotonic()
+        self._rested_s = 0.0
         self._pinged_s: float | None = None
         self._unsent_bytes = 0
         self._joins = link.address.tls is not None
@@ -255,8 +261,20 @@ class _Connection(asyncio.Protocol):
             return
         if self._paused or self._backlog:  # a transport may deliver once more after pause_reading
             self._backlog = [*self._backlog, *packets]
-        else:
-            self._work(packets)
+            return
+        self._work(packets)
+        if self._link.rest_s:
+            self._rest(len(packets))
+
+    def _rest(self, came: int) -> None:
+        """Where requests come fast, sleep a moment: the next read then brings many, and one wake-up answers them all.
+
+        It holds up the whole loop, so it is for a loop that does nothing else. Not at once: uvloop writes after a read.
+        """
+        elapsed_s = self._heard_s - self._rested_s
+        self._rested_s = self._heard_s
+        if came >= RESTS_FROM_PER_S * elapsed_s:
+            self._loop.call_soon(time.sleep, self._link.rest_s)
 
     def pause_writing(self) -> None:
         self._paused = True

@@ -213,6 +213,37 @@ async def test_connects_with_who_it_is_subscribes_and_answers_in_order(broker):
     assert (100, 1) == (counters.received, counters.connects)
 
 
+@pytest.mark.parametrize(("requests", "rests"), [(100, True), (1, False)])
+@on_both_loops
+async def test_where_requests_come_fast_it_rests_after_it_has_answered_and_loses_none(
+    broker, monkeypatch, requests, rests
+):
+    answered_when_rested, answers = [], []
+    monkeypatch.setattr(blocks.time, "sleep", lambda seconds: answered_when_rested.append((seconds, link.answered)))
+    monkeypatch.setattr(blocks, "RESTS_FROM_PER_S", 2)  # fifty at once are more than two a second, one after 1 s is not
+    link = link_to(broker, rest_s=0.25)
+    link.answered = 0
+    handle = link.handler
+
+    def counted(*request):
+        link.answered += 1
+        return handle(*request)
+
+    link.handler = counted
+    async with running(link):
+        peer = await broker.peer()
+        await peer.accept()
+        await link.wait_subscribed()
+        await asyncio.sleep(0)
+        answered_when_rested.clear()  # a handshake is fast, too
+        link._connection._rested_s = blocks.time.monotonic() - 1.0
+        await peer.send(b"".join(publish(b"get/p/1", b"%d" % number) for number in range(requests)))
+        answers = [await peer.message() for _ in range(requests)]
+    assert [b"%d" % number for number in range(requests)] == [payload for _, payload in answers]
+    assert bool(answered_when_rested) is rests
+    assert all(seconds == 0.25 and answered > 0 for seconds, answered in answered_when_rested)
+
+
 @on_both_loops
 async def test_requests_in_single_bytes_are_answered_alike(broker):
     link = link_to(broker)
