@@ -93,6 +93,14 @@ def test_the_table_shows_the_newest_results_of_what_is_committed(family, monkeyp
     assert "| tens | 9 | 1–9 | 0 | odd 5, even 4 | 0.0 min | `abc123` |" in row
 
 
+def test_the_table_takes_a_whole_size_before_a_later_trial(family, monkeypatch):
+    monkeypatch.setattr(tables, "FAMILIES", {"tens": family})
+    for first, count in ((1, family.faults), (1000, 5)):
+        seeds = range(first, first + count)
+        run_family(family, seeds, keep_going=True, results=results_of(family, first, "abc123"), tell=lambda text: None)
+    assert "| tens | 50 | 1–50 | 5 |" in tables.table().splitlines()[-1]
+
+
 def test_sizes_do_not_shrink():
     with pytest.raises(AssertionError):
         Family(name="x", about="", run=str, test=2, faults=1, full=3)
