@@ -11,6 +11,7 @@
 Not modelled: words that read differently each time after a cut, bits that rot, sectors that wear out.
 """
 
+import fcntl
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -68,6 +69,14 @@ class Flash:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
+
+    def own(self) -> bool:
+        """Keep every other run off this file until `close`; False where one has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def cut_power_at(self, operation: int | None, how: Cut = Cut.TORN, rng: Random | None = None) -> None:
         """Lose the power at the `operation`-th operation from now (1 is the next); None disarms.

@@ -132,7 +132,10 @@ def _make_members(options: FleetOptions, trust: Trust, directory: Path, watch: _
     for index in range(1, options.count + 1):
         config = _config(options, index)
         rng = Random(f"{options.seed}/{index}")
-        flash = Flash(directory / f"{config.device}.flash", layout.chip)
+        flash = Flash(path := directory / f"{config.device}.flash", layout.chip)
+        if not flash.own():
+            flash.close()
+            raise OptionError(f"--state: {path} is in use by another run")
         storage = Storage(flash, layout, version=config.version)
         faulty = options.fault_count is None or index <= options.fault_count
         fault = Fault.parse(options.fault if faulty else "none")

@@ -21,6 +21,15 @@ def test_a_new_chip_is_erased(flash):
     assert flash.is_erased(0, 8 * SECTOR_BYTES)
 
 
+def test_a_file_has_one_owner(tmp_path):
+    chip = Chip.even(2 * SECTOR_BYTES)
+    one, other = Flash(tmp_path / "chip", chip), Flash(tmp_path / "chip", chip)
+    assert (one.own(), other.own()) == (True, False)
+    one.close()
+    assert other.own()
+    other.close()
+
+
 @pytest.mark.parametrize("erased", [0xFF, 0x00, 0xA5])
 def test_what_is_programmed_is_read_back_whatever_the_erased_value(tmp_path, erased):
     chip = Flash(tmp_path / "chip", Chip.even(2 * SECTOR_BYTES, erased_value=erased))

@@ -254,6 +254,18 @@ async def test_a_fault_ends_as_it_should_and_is_no_failure_of_the_run(net, optio
     assert (True, [result, "confirmed"]) == (report.ok, [device.result for device in report.devices])
 
 
+async def test_two_runs_cannot_have_the_same_device(net, options, tmp_path):
+    options = replace(options, state=tmp_path / "state", stay=True)
+    begun, stop = asyncio.Event(), asyncio.Event()
+    first = asyncio.create_task(run_fleet(options, lambda _event: begun.set(), stop))
+    await begun.wait()
+    with pytest.raises(OptionError, match="dev-0001.flash is in use by another run"):
+        await run_fleet(options)
+    assert await run_fleet(replace(options, name_prefix="other-", stay=False))
+    stop.set()
+    await first
+
+
 async def test_nothing_offered_is_unfinished_at_the_time_out(net, options):
     net.offering = False
     report = await run_fleet(replace(options, count=1, timeout_s=0.5))
