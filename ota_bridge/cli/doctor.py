@@ -152,29 +152,36 @@ async def _without_second(
         yield failure("second identity", str(error), "are the device's user name, password or certificate right?")
     else:
         yield ok("second identity", "a client without credentials is refused, as it should be")
-        yield warning(
-            "access rules",
-            "not checked: that needs a device's identity",
-            "run again with --device-username PRODUCT/NAME --device-password, or --device PRODUCT/NAME --device-cert",
-        )
+        yield _not_checked("access rules")
     async for finding in _carried(bridge, bridge, f"{root}/doctor/{secrets.token_hex(4)}", block_bytes):
         yield finding
+
+
+def _not_checked(check: str) -> Finding:
+    return warning(
+        check,
+        "not checked: that needs a device's identity",
+        "run again with --device-username PRODUCT/NAME --device-password, or --device PRODUCT/NAME --device-cert",
+    )
 
 
 async def _anonymous(bridge: Identity, device: Identity, root: str, block_bytes: int) -> AsyncIterator[Finding]:
     yield ok("second identity", "a client without credentials is taken")
     topic = f"{root}/doctor/{secrets.token_hex(4)}"
-    back = await travels(device, bridge, f"{topic}/up", qos=1)
-    async for finding in _carried(bridge, device, topic, block_bytes):
+    writes = await travels(device, bridge, f"{topic}/up", qos=1) is not None
+    reads = await travels(bridge, device, f"{topic}/down", qos=1) is not None
+    async for finding in _carried(bridge, device if reads else bridge, topic, block_bytes):
         yield finding
-    if back is not None:
+    if reads or writes:
+        can = " and ".join(word for word, it_can in (("publish", writes), ("read", reads)) if it_can)
         yield warning(
             "access rules",
-            "anybody may publish and read everything: no device is who it says",
+            f"anybody may {can} everything: no device is who it says",
             "for production give every device an identity and rules; mosquitto.conf shows how",
         )
     else:
-        yield ok("access rules", f"a client without credentials cannot publish below {root}")
+        yield ok("access rules", f"a client without credentials can neither read nor publish below {root}")
+        yield _not_checked("device rules")
 
 
 async def _as_device(

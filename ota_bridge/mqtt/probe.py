@@ -73,10 +73,10 @@ class Identity:
             self.is_cut |= isinstance(error, aiomqtt.MqttCodeError)
             raise BrokerError(f"publishing to {topic} failed: {error}") from error
 
-    async def arrival(self, payload: bytes, wait_s: float = WAIT_S) -> Arrived | None:
+    async def arrival(self, payload: bytes, wait_s: float | None = None) -> Arrived | None:
         """The message with exactly this payload, or None if it does not come; others are dropped."""
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(WAIT_S if wait_s is None else wait_s):
                 async for message in self._messages:
                     if message.payload == payload:
                         return Arrived(topic=str(message.topic), payload=payload, qos=message.qos)
