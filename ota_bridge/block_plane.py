@@ -157,7 +157,8 @@ class LocalPlane:
         if damaged > self._damaged_told:
             self._damaged_told = damaged
             _log.error(
-                "an artifact on disk is not what it was signed as: its devices wait; add the release's file again"
+                "%s: its devices are told busy until the file is back (release add, signed as it was)",
+                self.server.damage,
             )
 
     async def run(self) -> None:

@@ -168,6 +168,7 @@ class BlockServer:
         """The largest block that can be had now: a cap on bytes may make it smaller."""
         self.window_max = window_max
         self.is_loaded = False
+        self.damage = ""
         """Set once every open deployment's grant is in the table."""
         self.catch_up: Callable[[], None] = _nothing
         """Takes in changes of the table that are on their way; asked before a device is told that nothing is open."""
@@ -289,9 +290,10 @@ class BlockServer:
                 blocks.append((offset, passed.artifact.view(offset, length)))
         except ArtifactCold:
             return Cold(passed.artifact, offset, length)
-        except StoreError:
+        except StoreError as error:
             # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
             self._totals.damaged += 1
+            self.damage = str(error)
             return self.refuse(client, BlockRefusal.BUSY, mono=mono)
         if shares is not None:
             shares.take([length + client.frame_bytes for _, length in ranges], mono)

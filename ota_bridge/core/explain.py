@@ -80,14 +80,26 @@ def _notes(device: Device, now: Now) -> list[str]:
         notes.append(
             f"{_counted(device.trouble.rejected, 'message')} rejected, the last: {device.trouble.rejected_reason}"
         )
-    asked = device.trouble.refusal_wall
-    if device.trouble.refusal is BlockRefusal.NOT_OPEN and asked is not None and now.wall - asked < IN_VAIN_S:
-        notes.append("it asks for blocks of something that is not open for it, and is told to stop")
+    notes += _refused_notes(device, now)
     if device.trouble.clashes:
         notes.append(
             f"{_counted(device.trouble.clashes, 'report')} reused the key of another: is its boot counter kept?"
         )
     return notes
+
+
+def _refused_notes(device: Device, now: Now) -> list[str]:
+    """What it asked for in vain, as long as it has not been served since."""
+    trouble = device.trouble
+    if trouble.refusal_wall is None or now.wall - trouble.refusal_wall >= IN_VAIN_S:
+        return []
+    if trouble.refusal is BlockRefusal.NOT_OPEN:
+        return ["it asks for blocks of something that is not open for it, and is told to stop"]
+    is_served_since = device.last_block_wall is not None and device.last_block_wall >= trouble.refusal_wall
+    if trouble.refusal is BlockRefusal.BUSY and trouble.waits_for is None and not is_served_since:
+        told = f"told busy {_ago(now.wall - trouble.refusal_wall)} ago"
+        return [f"{told}: it asks too fast, or the daemon's log says what is wrong"]
+    return []
 
 
 def _reason(

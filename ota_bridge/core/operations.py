@@ -155,6 +155,12 @@ def add_release(context: Context, upload: Upload) -> Json:
     held = existing.parts.get(manifest.component) if existing is not None else None
     if existing is not None and held is not None and held.envelope == upload.part.envelope:
         return release_view(existing)  # its file was put back, nothing else changes
+    if held is not None and held.manifest.sha256 == manifest.sha256:
+        seq = held.manifest.seq
+        raise Conflict(
+            f"release {name} holds this image, signed with seq {seq}; to put its file back name --seq {seq}, "
+            "to sign it anew choose another version"
+        )
     if existing is None:
         existing = Release(
             id=name,

@@ -113,6 +113,6 @@ def test_a_damaged_artifact_is_logged_once_for_each_time_it_is_met(caplog):
     ask()
     plane.tell()
     plane.tell()
-    assert ["an artifact on disk is not what it was signed as: its devices wait; add the release's file again"] == [
-        record.message for record in caplog.records
-    ]
+    assert [
+        "not what its name says: its devices are told busy until the file is back (release add, signed as it was)"
+    ] == [record.message for record in caplog.records]

@@ -319,6 +319,16 @@ def test_a_device_that_sends_nonsense_is_told_of_for_an_hour(world):
     assert "rejected" not in device.why()[1]
 
 
+def test_a_device_that_is_told_busy_is_told_of_until_it_is_served(world):
+    device = downloading(world)
+    world.jump(10)
+    world.receive(BlockTrouble(device=device.id, wall=world.wall, refusal=BlockRefusal.BUSY, count=3))
+    world.jump(5)
+    assert "(told busy 5 s ago: it asks too fast, or the daemon's log says what is wrong)" in device.why()[1]
+    device.asks()
+    assert "busy" not in device.why()[1]
+
+
 def test_a_device_without_a_boot_counter_is_told_of(world):
     device = world.device()
     device.seq = 0

@@ -122,7 +122,7 @@ def test_a_seq_is_taken_once_in_a_product_and_component(world):
 def test_a_component_is_added_once_and_not_after_a_rollout(world):
     world.release(seq=2)
     with pytest.raises(Conflict, match="already has"):
-        world.release(seq=3)
+        world.release(seq=3, image=b"other bytes")
     world.rollout()
     with pytest.raises(Conflict, match="has a rollout and can no longer change"):
         world.release(component="config")
@@ -134,6 +134,13 @@ def test_the_same_manifest_may_be_uploaded_again_to_put_its_file_back(world):
     shown = world.do("release.show", release="1.1.0")
     world.release()
     assert shown == world.do("release.show", release="1.1.0")
+
+
+def test_the_same_image_signed_anew_is_told_how_to_put_its_file_back(world):
+    world.release(seq=2)
+    world.rollout()
+    with pytest.raises(Conflict, match="holds this image, signed with seq 2; to put its file back name --seq 2"):
+        world.release(seq=3)
 
 
 def test_all_components_name_the_same_hardware(world):
