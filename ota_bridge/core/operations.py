@@ -489,6 +489,7 @@ def rollout_status(context: Context, rollout: str) -> Json:
     found = _rollout(context, rollout)
     view = rollout_view(found, context.unit.deployments.counts(found.id))
     deployments = [deployment_view(deployment) for deployment in _deployments_of(context.unit, found)]
+    deployments.sort(key=lambda row: (str(row["device"]), str(row["component"]), row["attempt"]))
     return {**view, "bytes_sent": sum(row["bytes_sent"] for row in deployments), "deployments": deployments}
 
 

@@ -473,6 +473,15 @@ def test_the_status_counts_each_device_once_however_often_it_tried(world):
     assert [2] == [row["attempt"] for row in status["deployments"]]
 
 
+def test_the_devices_of_a_rollout_are_in_order(world):
+    names = [f"d{number}" for number in (3, 1, 4, 0, 2)]
+    for name in names:
+        world.device(name)
+    world.release()
+    shown = world.do("rollout.status", rollout=world.rollout())
+    assert [f"prod/{name}" for name in sorted(names)] == [row["device"] for row in shown["deployments"]]
+
+
 def test_a_rollout_is_complete_when_nothing_of_it_is_open(world):
     device = confirmed(world)
     status = world.do("rollout.status", rollout=device.latest.rollout)
