@@ -17,10 +17,8 @@ from ota_bridge.cli.output import duration, size
 from ota_bridge.cli.session import Session
 from ota_bridge.config import Config
 from ota_bridge.core.errors import OperatorError, StoreError
-from ota_bridge.daemon import DATABASE
 from ota_bridge.security.keys import load_key
 from ota_bridge.security.trust import Trust
-from ota_bridge.store.sqlite import open_readonly
 from ota_bridge.web.local_client import DaemonNotRunning
 
 _OLDEST_YEAR: Final = 2025
@@ -124,6 +122,9 @@ def clock_finding(data_dir: Path, now: float) -> Finding:
 
 
 def _written_at(data_dir: Path) -> Iterator[float]:
+    from ota_bridge.daemon import DATABASE
+    from ota_bridge.store.sqlite import open_readonly
+
     database = data_dir / DATABASE
     if not database.is_file():
         return

@@ -1,6 +1,8 @@
 """The edge of the command line: exit codes, one sentence per error, never a traceback."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -155,6 +157,13 @@ def test_every_command_has_help(operator):
 
 def test_version(operator):
     assert operator("--version").out.startswith("ota-bridge ")
+
+
+def test_the_command_line_is_there_without_what_only_a_daemon_needs():
+    heavy = {"ota_bridge.daemon", "amqtt", "sqlite_utils", "uvloop"}
+    program = f"import sys; from ota_bridge.cli.app import build; build(); print(*({heavy!r} & sys.modules.keys()))"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "\n"
 
 
 def test_every_operation_is_reachable_from_the_command_line():
