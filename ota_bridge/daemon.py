@@ -265,6 +265,7 @@ def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPla
 
 async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     await parts.plane.start()
+    await parts.gateway.begin()
     await parts.gateway.load()
     local = LocalSocket(parts.config.socket_path, call=parts.call, subscribe=parts.subscribe)
     await local.start()

@@ -25,6 +25,7 @@ from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ota_bridge import __version__
 from ota_bridge.block_plane import BlockPlane
+from ota_bridge.clock import ClockWatch
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
 from ota_bridge.core.messages import (
@@ -61,8 +62,6 @@ T = TypeVar("T")
 PUMP_S: Final = 1.0
 """How often progress is written, time-outs are looked at and summaries are published."""
 RETRY_S: Final = 1.0
-CLOCK_STEP_S: Final = 30.0
-"""A wall clock that moved this much against the monotonic one was set; deadlines follow it."""
 WAITING_MAX: Final = 10_000
 """What may wait for the store: above it the block plane's counts are dropped. The broker bounds the reports, for it
 delivers only so many that are not acknowledged."""
@@ -136,7 +135,6 @@ class Gateway:
     _rollouts: dict[RolloutId, None] = field(default_factory=dict)
     _subscribers: set["_Subscriber"] = field(default_factory=set)
     _waiting: deque[tuple[Uplink, AckToken | None, str]] = field(default_factory=deque)
-    _clock_offset_s: float | None = None
     _is_working: bool = False
     _is_wanted_again: bool = False
     _done: asyncio.Event = field(default_factory=asyncio.Event)
@@ -145,9 +143,14 @@ class Gateway:
     _has_newer_limits: bool = False
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
+    _clock: ClockWatch = field(init=False)
 
     def __post_init__(self) -> None:
+        self._clock = ClockWatch(store=self.store, move=self.bridge.clock_stepped, followed=self._clock_followed)
         self._outlet = Outlet(self._let_out, mono=self.mono, soon=self.soon)
+
+    def _clock_followed(self) -> None:
+        self.counters.clock_steps += 1
 
     def now(self) -> Now:
         """Both clocks."""
@@ -331,6 +334,10 @@ class Gateway:
 
     # --- time --------------------------------------------------------------------------------------------
 
+    async def begin(self) -> None:
+        """Before anything else: was the clock set back while nothing ran?"""
+        await self._clock.begin(self.now())
+
     async def load(self) -> None:
         """Fill the block plane's table from the database; block requests are answered "busy" until then."""
         now, after = self.now(), None
@@ -370,12 +377,15 @@ class Gateway:
 
     async def pump(self) -> None:
         """One beat."""
-        self._follow_clock()
-        self._work()
+        if self._clock.follow(self.now()):
+            self._work()
         await self._publish_summaries()
 
     def _work(self) -> None:
         """A slice of what is due and of what is to be planned; the next one follows once its outputs are out."""
+        if self._clock.was_set(self.now()):  # the next beat takes the deadlines along, and then goes on
+            self._is_working = False
+            return
         if self._is_working:
             self._is_wanted_again = True
             return
@@ -396,6 +406,8 @@ class Gateway:
 
     def _slice(self, unit: UnitOfWork) -> Slice:
         now = self.now()
+        if self._clock.was_set(now):
+            return Slice([], more=False)
 
         def go_on() -> bool:
             return self.mono() - now.mono < WORK_S
@@ -420,18 +432,6 @@ class Gateway:
             return
         self._is_working = False
         self._work()
-
-    def _follow_clock(self) -> None:
-        offset_s = self.wall() - self.mono()
-        before = self._clock_offset_s
-        if before is None or abs(offset_s - before) < CLOCK_STEP_S:
-            self._clock_offset_s = offset_s
-            return
-        step_s = offset_s - before
-        self.store.submit(lambda unit: self.bridge.clock_stepped(unit, step_s), lambda _outcome: None)
-        self._clock_offset_s = offset_s
-        self.counters.clock_steps += 1
-        _log.warning("the wall clock was set by %+.0f s; deadlines follow it", step_s)
 
     # --- summaries ---------------------------------------------------------------------------------------
 

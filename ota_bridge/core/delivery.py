@@ -46,7 +46,7 @@ class Pacing:
             return (deployment.retry_wall, Due.OFFER)
         match deployment.state:
             case State.QUEUED:
-                return (deployment.created_wall, Due.OFFER)
+                return (since, Due.OFFER)
             case State.OFFERED:
                 if deployment.resent or deployment.offered_wall is None:
                     return (since + self.offered_s, Due.TIME_OUT)

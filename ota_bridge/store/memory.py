@@ -62,6 +62,10 @@ class MemoryStore:
             finally:
                 self._state.journal = journal
 
+    def last_commit_wall(self) -> float | None:
+        """Nothing that an earlier process committed is here."""
+        return None
+
     def close(self) -> None:
         """Take no more work. May be called twice."""
         with self._lock:

@@ -147,8 +147,7 @@ class MemoryDeployments(_Table):
         return _by_id(one for one in self._of(device) if one.is_open)
 
     def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
-        newest_first = sorted(self._of(device), key=lambda one: (one.created_wall, one.id), reverse=True)
-        return newest_first[:limit]
+        return self._of(device)[::-1][:limit]
 
     def of_rollout(
         self,
@@ -184,7 +183,7 @@ class MemoryDeployments(_Table):
         self._state.append(self._state.transitions, transition.deployment, transition)
 
     def history(self, deployment: DeploymentId) -> Sequence[Transition]:
-        return sorted(self._state.transitions.get(deployment, ()), key=lambda one: one.wall)
+        return list(self._state.transitions.get(deployment, ()))
 
     def shift_due(self, by_s: float) -> None:
         for one in list(self._state.deployments.values()):
@@ -217,12 +216,11 @@ class MemoryRollouts(_Table):
         self._state.put(self._state.rollouts, rollout.id, rollout)
 
     def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
-        found = (
+        return [
             one
             for one in self._state.rollouts.values()
             if state in (None, one.state) and product in (None, one.product)
-        )
-        return sorted(found, key=lambda one: (one.created_wall, one.id))
+        ]
 
 
 class MemoryReports(_Table):
@@ -247,8 +245,7 @@ class MemoryReports(_Table):
         state.append(state.reports, report.device, replace(report, body=body))
 
     def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
-        oldest_first = sorted(self._state.reports.get(device, ()), key=lambda one: one.wall)
-        return oldest_first[::-1][:limit]
+        return self._state.reports.get(device, [])[::-1][:limit]
 
 
 class MemoryLimits(_Table):

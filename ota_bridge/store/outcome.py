@@ -54,6 +54,10 @@ class Store(Protocol):
         """Run `work` over the last committed state and return what it returns."""
         ...
 
+    def last_commit_wall(self) -> float | None:
+        """When something was last committed, by the wall clock of then; None if nothing ever was."""
+        ...
+
     def close(self) -> None:
         """Finish what is queued, tell its outcomes, close. May be called twice."""
         ...

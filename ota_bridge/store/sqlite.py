@@ -100,6 +100,10 @@ class SqliteStore:
         """Run `work` over the last committed state on a connection that only reads, on the calling thread."""
         return self._readers.read(work)
 
+    def last_commit_wall(self) -> float | None:
+        """When something was last committed; None if nothing ever was."""
+        return self._readers.last_commit_wall()
+
     def close(self) -> None:
         """Commit what is queued, deliver the outcomes, empty the log into the file, close. May be called twice."""
         with self._wake:

@@ -159,9 +159,8 @@ class DeploymentTable:
     _SELECT: Final = _select("deployments", rows.DEPLOYMENT_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
     _OPEN_OF: Final = _SELECT + "WHERE product = ? AND name = ? AND is_open = 1 ORDER BY id"
-    _RECENT: Final = (
-        _SELECT + "WHERE product = ? AND name = ? ORDER BY product, name, created_wall DESC, id DESC LIMIT ?"
-    )
+    # Not by time: the wall clock may have been set back between two of them. A row keeps its rowid.
+    _RECENT: Final = _SELECT + "WHERE product = ? AND name = ? ORDER BY rowid DESC LIMIT ?"
     _OF_ROLLOUT: Final = _SELECT + "WHERE rollout = ? AND latest = 1 AND id > ? ORDER BY id LIMIT ?"
     _OPEN_OF_ROLLOUT: Final = (
         _SELECT + "WHERE rollout = ? AND latest = 1 AND is_open = 1 AND id > ? ORDER BY id LIMIT ?"
@@ -169,7 +168,7 @@ class DeploymentTable:
     _ALL_OPEN: Final = _SELECT + "WHERE is_open = 1 AND id > ? ORDER BY id LIMIT ?"
     _DUE: Final = _SELECT + "WHERE is_open = 1 AND due_wall <= ? ORDER BY due_wall, id LIMIT ?"
     _RECORD: Final = _insert("transitions", rows.TRANSITION_COLUMNS)
-    _HISTORY: Final = _select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY wall, id"
+    _HISTORY: Final = _select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY id"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -236,9 +235,7 @@ class RolloutTable:
     _PUT: Final = _upsert("rollouts", catalog_rows.ROLLOUT_COLUMNS, ("id",))
     _SELECT: Final = _select("rollouts", catalog_rows.ROLLOUT_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
-    _ALL: Final = (
-        _SELECT + "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR product = ?2) ORDER BY created_wall, id"
-    )
+    _ALL: Final = _SELECT + "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR product = ?2) ORDER BY rowid"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -277,9 +274,8 @@ class ReportTable:
     _ADD: Final = _insert("reports", rows.REPORT_COLUMNS)
     _SEEN: Final = "SELECT content FROM reports WHERE product = ? AND name = ? AND boot = ? AND seq = ?"
     _KNOWS: Final = "SELECT 1 FROM reports WHERE product = ? AND name = ? AND boot = ? LIMIT 1"
-    _RECENT: Final = (
-        _select("reports", rows.REPORT_COLUMNS) + "WHERE product = ? AND name = ? ORDER BY wall DESC, id DESC LIMIT ?"
-    )
+    _LAST_IDS: Final = "SELECT id FROM reports WHERE product = ? AND name = ? ORDER BY +id DESC LIMIT ?"
+    _RECENT: Final = _select("reports", rows.REPORT_COLUMNS) + f"WHERE id IN ({_LAST_IDS}) ORDER BY id DESC"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute

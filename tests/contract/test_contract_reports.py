@@ -60,12 +60,12 @@ def test_reports_without_a_key_are_all_kept(store):
     assert not store.read(lambda unit: unit.reports.knows_boot(DEV1, 1))
 
 
-def test_recent_is_newest_first_by_time_then_by_order_of_adding(store):
-    walls = [2.0, 1.0, 2.0, 3.0]
+def test_recent_is_what_was_added_last_first_whatever_the_clock_said(store):
+    walls = [2.0, 1.0, 2.0, 0.5]
     records = [report(seq=seq, wall=wall) for seq, wall in enumerate(walls)]
     commit(store, lambda unit: [unit.reports.add(record) for record in records])
 
-    assert [one.key.seq for one in store.read(lambda unit: unit.reports.recent(DEV1))] == [3, 2, 0, 1]
+    assert [one.key.seq for one in store.read(lambda unit: unit.reports.recent(DEV1))] == [3, 2, 1, 0]
     assert [one.key.seq for one in store.read(lambda unit: unit.reports.recent(DEV1, limit=2))] == [3, 2]
 
 

@@ -21,11 +21,12 @@ def test_an_unknown_rollout_is_none(store):
     assert store.read(lambda unit: unit.rollouts.get(RolloutId("r-ffffff"))) is None
 
 
-def test_all_is_oldest_first_and_filtered(store):
+def test_all_is_in_the_order_of_creation_whatever_the_clock_said_and_filtered(store):
     records = [
-        rollout("r-00000a", created_wall=2.0),
-        rollout("r-00000b", created_wall=1.0, state=RolloutState.PAUSED),
-        rollout("r-00000c", created_wall=2.0, product="other"),
+        rollout("r-00000b", created_wall=2.0),
+        rollout("r-00000a", created_wall=3.0),
+        rollout("r-00000c", created_wall=1.0, product="other"),
+        rollout("r-00000b", created_wall=2.0, state=RolloutState.PAUSED),
     ]
     commit(store, lambda unit: (unit.releases.put(release()), [unit.rollouts.put(one) for one in records]))
 

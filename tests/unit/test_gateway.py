@@ -49,7 +49,11 @@ class FaultyStore(MemoryStore):
     def __init__(self, **options):
         super().__init__(**options)
         self.refuses = self.fails = 0
+        self.committed_at = None
         self.commits = []
+
+    def last_commit_wall(self):
+        return self.committed_at
 
     def submit(self, work, on_done):
         if self.refuses:
@@ -84,9 +88,9 @@ class Delayed:
 class Harness:
     """A gateway with everything around it faked but the core and the dialect."""
 
-    def __init__(self, *, deliver=None, **rules):
+    def __init__(self, *, deliver=None, store=None, **rules):
         self.world = World(**rules)
-        self.store = FaultyStore(deliver=deliver or (lambda run: run()))
+        self.store = store or FaultyStore(deliver=deliver or (lambda run: run()))
         self.world.store = self.store
         self.wire = Wire()
         self.gateway = Gateway(
@@ -107,6 +111,13 @@ class Harness:
 
         self.world.server.apply = logged
         self.seq = 0
+
+    @classmethod
+    def over(cls, before, *, wall):
+        """Another process over the same store, started at this time."""
+        again = cls(store=before.store)
+        again.world.facts, again.world.wall, again.world.mono = before.world.facts, wall, 3.0
+        return again
 
     def report(self, name="d1", *, boot=7, seq=None, topic=None, payload=None, retain=False, **fields):
         """A check-in arrives; returns what went out because of it, events left out."""
@@ -468,6 +479,100 @@ async def test_a_step_that_the_store_refused_is_followed_later(harness):
         await harness.gateway.pump()
     await harness.gateway.pump()
     assert before + 86_400 == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+
+
+YEAR_S = 365 * 86_400
+
+
+@pytest.mark.parametrize("by_s", [3600, -3600, 10 * YEAR_S, -10 * YEAR_S])
+async def test_a_slice_between_the_setting_of_the_clock_and_the_next_beat_ends_nothing(harness, by_s):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    harness.world.jump(61)
+    await harness.gateway.pump()
+    harness.wire.log.clear()
+    harness.world.wall += by_s
+    harness.gateway._work()
+    assert [] == quiet(harness.wire.log)
+    deployment = harness.store.read(lambda unit: unit.deployments.recent_of(DeviceId("prod", "d1")))[0]
+    assert "OFFERED" == deployment.state
+    await harness.gateway.pump()
+    harness.gateway._work()
+    deployment = harness.store.read(lambda unit: unit.deployments.recent_of(DeviceId("prod", "d1")))[0]
+    assert ("OFFERED", harness.world.wall - 61) == (deployment.state, deployment.changed_wall)
+
+
+@pytest.mark.parametrize("how", ["fails", "refuses"])
+async def test_a_step_that_is_not_committed_is_followed_later_and_nothing_ends_until_then(harness, how):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    before = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    harness.world.wall += 10 * YEAR_S
+    for _ in range(3):
+        setattr(harness.store, how, 1)
+        with contextlib.suppress(StoreError):
+            await harness.gateway.pump()
+        deployment = harness.store.read(lambda unit: unit.deployments.open_of(DeviceId("prod", "d1")))[0]
+        assert ("OFFERED", before) == (deployment.state, deployment.due_wall)
+    await harness.gateway.pump()
+    assert before + 10 * YEAR_S == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    assert 1 == harness.gateway.counters.clock_steps
+
+
+async def test_a_clock_that_strobes_moves_each_deadline_as_often_as_itself(harness):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    before = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    for number in range(20):
+        harness.world.wall += (1 if number % 2 else -1) * 10 * YEAR_S
+        await harness.gateway.pump()
+    assert before == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    assert 20 == harness.gateway.counters.clock_steps
+
+
+async def test_steps_of_a_second_that_come_back_leave_all_as_it_was(harness):
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    before = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    for number in range(100):
+        harness.world.wall += 1 if number % 2 else -1
+        await harness.gateway.pump()
+    assert before == harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    assert 0 == harness.gateway.counters.clock_steps
+
+
+async def test_a_clock_that_was_set_back_while_nothing_ran_takes_the_deadlines_with_it(harness):
+    """A small computer without a battery starts in the past, and is set right by the network later."""
+    harness.release()
+    harness.report()
+    left = harness.store.read(lambda unit: unit.deployments.next_due_wall()) - harness.world.wall
+    harness.store.committed_at = harness.world.wall
+    again = Harness.over(harness, wall=harness.world.wall - 10 * YEAR_S)
+    await again.gateway.begin()
+    await again.gateway.pump()
+    assert again.world.wall + left == again.store.read(lambda unit: unit.deployments.next_due_wall())
+    again.world.wall += 10 * YEAR_S
+    await again.gateway.pump()
+    assert again.world.wall + left == again.store.read(lambda unit: unit.deployments.next_due_wall())
+    assert [] == again.store.read(lambda unit: [one for one in unit.deployments.all_open() if one.state != "OFFERED"])
+
+
+async def test_time_that_went_by_while_nothing_ran_counts(harness):
+    harness.release()
+    harness.report()
+    due = harness.store.read(lambda unit: unit.deployments.next_due_wall())
+    harness.store.committed_at = harness.world.wall
+    again = Harness.over(harness, wall=harness.world.wall + 61)
+    await again.gateway.begin()
+    again.wire.log.clear()
+    await again.gateway.pump()
+    assert due < again.world.wall
+    assert ["update_firmware"] == quiet(again.wire.log)
+    assert 0 == again.gateway.counters.clock_steps
 
 
 async def test_each_changed_rollout_is_published_once_a_beat_and_retained(harness):

@@ -10,7 +10,7 @@ from ota_bridge.core.deployment import FETCHING, State
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"state": State.QUEUED, "created_wall": 3.0}, (3.0, Due.OFFER)),
+        ({"state": State.QUEUED, "created_wall": 3.0}, (2.0, Due.OFFER)),
         ({"state": State.QUEUED, "retry_wall": 90.0}, (90.0, Due.OFFER)),
         ({"state": State.OFFERED, "offered_wall": 100.0}, (160.0, Due.OFFER)),
         ({"state": State.OFFERED, "offered_wall": 100.0, "resent": True}, (2.0 + 604_800, Due.TIME_OUT)),

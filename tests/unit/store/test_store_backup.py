@@ -10,7 +10,7 @@ from shutil import _ntuple_diskusage as Usage
 import pytest
 from contract.artifact_samples import IMAGE, alter
 from contract.backup_samples import NOW_S, OTHER, Data, back_up, names_in, put_back, rows
-from contract.store_samples import commit, device
+from contract.store_samples import commit, device, rollout
 
 from ota_bridge.core.errors import Conflict, InvalidInput, NewerSchema, StoreDamaged, StoreError
 from ota_bridge.core.values import DeviceId
@@ -282,6 +282,19 @@ def test_a_backup_of_an_older_schema_is_made_as_it_is(data, target, tmp_path, mo
     connection.close()
     assert (0, 1) == ((made := back_up(data.root, target)).schema, made.devices)
     assert 0 == put_back(target, tmp_path / "new").schema
+
+
+def test_what_came_first_is_still_first(data, target, tmp_path):
+    data.add_release("1.1.0")
+    for name, wall in (("r-00000c", 5.0), ("r-00000a", 9.0), ("r-00000b", 1.0)):
+        commit(data.store, lambda unit, name=name, wall=wall: unit.rollouts.put(rollout(name, created_wall=wall)))
+    data.back_up(target)
+    put_back(target, tmp_path / "new")
+    again = Data(tmp_path / "new")
+    assert ["r-00000c", "r-00000a", "r-00000b"] == again.store.read(
+        lambda unit: [one.id for one in unit.rollouts.all()]
+    )
+    again.stop()
 
 
 def test_what_comes_back_is_what_was_there(data, target, tmp_path):
