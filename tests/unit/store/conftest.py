@@ -33,14 +33,15 @@ def disk(monkeypatch):
         real = getattr(owner, name)
 
         def called(*args, **options):
+            taken = step(*args)
             found = real(*args, **options)
-            watched.steps.append(step(*args))
+            watched.steps += [taken] if taken else []
             return found
 
         monkeypatch.setattr(owner, name, called)
 
     watch(os, "fsync", lambda descriptor: ("synced", os.fstat(descriptor).st_ino))
-    watch(Path, "mkdir", lambda path, *_: ("made", path))
+    watch(Path, "mkdir", lambda path, *_: None if path.exists() else ("made", path))
     watch(Path, "replace", lambda _, target: ("named", Path(target)))
     watch(Path, "rename", lambda _, target: ("named", Path(target)))
     return watched

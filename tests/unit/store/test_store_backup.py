@@ -15,6 +15,7 @@ from contract.store_samples import commit, device, rollout
 from ota_bridge.core.errors import Conflict, InvalidInput, NewerSchema, StoreDamaged, StoreError
 from ota_bridge.core.values import DeviceId
 from ota_bridge.store import archive, backup
+from ota_bridge.store.schema import SCHEMA_VERSION
 
 
 @pytest.fixture
@@ -51,7 +52,8 @@ def test_it_holds_the_database_and_each_artifact_and_says_so(data, target, tmp_p
     assert ["a", "b"] == names_in(tmp_path / "x" / archive.DATABASE_MEMBER)
     assert [IMAGE, OTHER] == [(tmp_path / "x" / name).read_bytes() for name in names[::2]]
     assert (2, 2, 4, ()) == (made.devices, made.releases, made.artifacts, made.missing)
-    assert (target, target.stat().st_size, NOW_S, 1) == (made.file, made.size_bytes, made.taken_s, made.schema)
+    facts = (made.file, made.size_bytes, made.taken_s, made.schema)
+    assert (target, target.stat().st_size, NOW_S, SCHEMA_VERSION) == facts
     assert rows(data.database, "SELECT CAST(last_commit_wall AS INTEGER) FROM store_facts") == [(made.as_of_s,)]
 
 
@@ -103,18 +105,17 @@ def test_under_load_it_is_one_committed_state_and_the_writer_goes_on(data, targe
     try:
         while len(rounds) < 5:
             pass
+        before = len(rounds)
         for number in range(5):
-            before = len(rounds)
             file = target.with_name(f"{number}.tar")
             data.back_up(file)
-            during = len(rounds) - before
             unpacked(file, tmp_path / f"x{number}")
             copy = tmp_path / f"x{number}" / archive.DATABASE_MEMBER
             assert [("ok",)] == rows(copy, "PRAGMA integrity_check")
             assert 1 == len(rows(copy, "SELECT DISTINCT tags FROM devices"))
             halves = "SELECT substr(name, 2) FROM devices GROUP BY 1 HAVING count(*) <> 2"
             assert [] == rows(copy, halves)
-            assert during > 0, "the writer stood still"
+        assert len(rounds) > before, "the writer stood still"
     finally:
         stop.set()
         writer.join()
