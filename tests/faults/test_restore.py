@@ -55,7 +55,7 @@ async def test_a_fleet_that_went_on_after_the_backup_stays_where_it_is(tmp_path,
             async with tap(mosquitto.url, "$ota/update/#") as seen:
                 await asyncio.to_thread(here.start)
                 assert ["demo/2.0.0"] == [release["id"] for release in here.call("release.list")]
-                await until(lambda: running(here) == ["3.0.0"] * DEVICES)
+                await until(lambda: running(here) == ["3.0.0"] * DEVICES, within_s=60)
                 # Three check-ins of each device later:
                 acks = len([message for message in told(seen) if message["type"] == "report_ack"])
                 await until(
@@ -78,7 +78,7 @@ async def test_a_fleet_that_went_on_after_the_backup_stays_where_it_is(tmp_path,
 
 async def test_devices_in_the_middle_of_a_forgotten_update_end_it_and_can_have_it_again(tmp_path, mosquitto: Mosquitto):  # noqa: F811
     with site(tmp_path, broker_url=mosquitto.url, **OFTEN) as here:
-        options = here.fleet(count=DEVICES, stay=True, check_in_every_s=2, timeout_s=300, pace_bps=40_000)
+        options = here.fleet(count=DEVICES, stay=True, check_in_every_s=2, timeout_s=300, pace_bps=15_000)
         async with Fleet(options) as fleet:
             await until(lambda: len(here.call("device.list")) == DEVICES)
             await bring(here, "2.0.0", seq=1)
@@ -97,8 +97,10 @@ async def test_devices_in_the_middle_of_a_forgotten_update_end_it_and_can_have_i
             assert 0 == (await asyncio.to_thread(here.run, "restore", "yesterday.tar")).returncode
             async with tap(mosquitto.url, "$ota/update/#", "$ota/event/#") as seen:
                 await asyncio.to_thread(here.start)
-                await until(lambda: here.call("bridge.status")["served"]["refused"].get("not_open", 0) >= DEVICES)
-                await until(lambda: running(here) == ["2.0.0"] * DEVICES)
+                await until(
+                    lambda: here.call("bridge.status")["served"]["refused"].get("not_open", 0) >= DEVICES, within_s=60
+                )
+                await until(lambda: running(here) == ["2.0.0"] * DEVICES, within_s=60)
                 assert [] == [one for one in told(seen) if one.get("type") == "update_firmware"]
                 assert {"confirmed"} == whys(here)
                 assert "told to stop" in here.call("why", device="dev-0001")["sentence"]
@@ -106,4 +108,4 @@ async def test_devices_in_the_middle_of_a_forgotten_update_end_it_and_can_have_i
             rollout = str(here.call("rollout.start", release=again)["id"])
             await until(lambda: here.call("rollout.status", rollout=rollout)["confirmed"] == DEVICES, within_s=90)
             status = here.call("rollout.status", rollout=rollout)
-            assert status["bytes_sent"] < 0.9 * DEVICES * 250_000, "what was in flash was fetched again"
+            assert status["bytes_sent"] < DEVICES * 250_000, "what was in flash was fetched again"
