@@ -152,5 +152,5 @@ async def test_the_same_upload_again_puts_a_damaged_file_back_even_after_a_rollo
 
 async def test_another_manifest_for_the_same_release_is_a_conflict(world, intake):
     world.release("1.1.0", seq=7)
-    with pytest.raises(Conflict, match="already has"):
+    with pytest.raises(Conflict, match="holds this image, signed with seq 7"):
         await intake.add("ann", ARGS, Uploads(IMAGE))
