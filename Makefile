@@ -7,7 +7,7 @@ IMAGE ?=
 SEED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full mutants
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -48,6 +48,9 @@ faults: venv mosquitto  ## faults by their seeds, in minutes (SEED=n begins at o
 
 faults-full: venv mosquitto  ## the same for a night; after an interruption it goes on where it was
 	@$(BIN)/python -m tests.faults run --size full --seed $(SEED)
+
+mutants: venv  ## one thing made wrong at a time: is it caught by the tests that say so? (minutes)
+	@$(BIN)/python -m tests.mutants
 
 check: venv  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "make: run 'make format'" >&2; exit 1; }

@@ -12,9 +12,9 @@ from core_world import World
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
-from ota_bridge.core.messages import GrantState, LimitsChanged
+from ota_bridge.core.messages import GrantsChanged, GrantState, LimitsChanged
 from ota_bridge.core.shares import WINDOW_S, Wait
-from ota_bridge.core.values import DeviceId, Limits, Share
+from ota_bridge.core.values import DeviceId, Limits, Share, StandingLimits
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
@@ -335,10 +335,14 @@ async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(ha
         held.append(harness.world.server.held)
         real(work, on_done)
 
+    async def settled():
+        held.append("settled")
+
     harness.store.submit = watched
+    harness.gateway.blocks.settled = settled  # a plane in a process of its own hears of it late
     args = {"rollout": rollout} if operation == "rollout.pause" else {"release": "1.1.0"}
     await harness.gateway.operate("ann", operation, args)
-    assert [{rollout: state}] == held
+    assert ["settled", {rollout: state}] == held
     assert {} == harness.world.server.held
     grants = harness.world.server._clients[DeviceId("prod", "d1")].grants
     assert [state] == [grant.state for grant in grants]
@@ -359,11 +363,48 @@ async def test_a_pause_that_is_refused_lets_the_block_plane_go_on(harness):
 async def test_the_block_plane_is_loaded_from_the_database_and_only_then_open(harness):
     harness.release()
     harness.report()
-    harness.world.server._clients.clear()
-    harness.world.server.is_loaded = False
+    server, seen = harness.world.server, []
+    server._clients.clear()
+    server.is_loaded = False
+    apply = server.apply
+
+    def watched(change, **clocks):
+        seen.append((change.device.name, server.is_loaded))
+        apply(change, **clocks)
+
+    server.apply = watched
     await harness.gateway.load()
-    assert harness.world.server.is_loaded
-    assert [DeviceId("prod", "d1")] == list(harness.world.server._clients)
+    assert [("d1", False)] == seen
+    assert server.is_loaded
+    assert [DeviceId("prod", "d1")] == list(server._clients)
+
+
+async def test_grants_that_change_while_the_table_is_loaded_are_not_overwritten_by_those_of_before(
+    harness, monkeypatch
+):
+    harness.release()
+    harness.report("d1")
+    harness.report("d2")
+    real, gone = harness.gateway._grants_page, GrantsChanged(device=DeviceId("prod", "d1"), grants=())
+
+    def page(*args):
+        found = real(*args)
+        harness.gateway._let_out(gone)  # committed after what was read
+        return found
+
+    monkeypatch.setattr(Gateway, "_grants_page", lambda _self, *args: page(*args))
+    await harness.gateway.load()
+    clients = harness.world.server._clients
+    assert () == clients[DeviceId("prod", "d1")].grants
+    assert 1 == len(clients[DeviceId("prod", "d2")].grants)
+
+
+async def test_the_caps_are_in_force_before_the_table_is_open(harness, monkeypatch):
+    await harness.gateway.commit(lambda unit: (unit.limits.put(StandingLimits(limits=Limits(downloads=7))), []))
+    server, seen = harness.world.server, []
+    monkeypatch.setattr(server, "open", lambda _mono: seen.append(server.shares and server.shares.limits))
+    await harness.gateway.load()
+    assert [Limits(downloads=7)] == seen
 
 
 @pytest.fixture
@@ -389,14 +430,18 @@ async def test_limits_reach_the_block_plane_after_their_commit_and_before_the_an
 
 
 async def test_limits_are_answered_when_they_have_settled(harness, monkeypatch):
-    slept = []
+    steps = []
+
+    async def settled():
+        steps.append("settled")
 
     async def sleep(seconds):
-        slept.append((seconds, harness.world.server.shares is not None))
+        steps.append((seconds, harness.world.server.shares is not None))
 
+    harness.gateway.blocks.settled = settled
     monkeypatch.setattr("ota_bridge.gateway.asyncio.sleep", sleep)
     await harness.gateway.operate("ann", "limits.set", {"downloads": 7})
-    assert [(WINDOW_S, True)] == slept
+    assert ["settled", (WINDOW_S, True)] == steps
 
 
 @pytest.mark.usefixtures("settled")

@@ -305,10 +305,12 @@ def test_a_repeated_progress_report_is_acknowledged_again_and_changes_nothing(wo
     device = downloading(world)
     world.jump(1)
     first = device.says(said)
-    before = device.all
+    before = device.record, device.all
+    world.jump(1)
     again = device.repeats()
     assert acks(world, first) == acks(world, again)
-    assert before == device.all
+    assert before == (device.record, device.all)
+    assert [] == world.sent((Offer, CancelUpdate, GrantsChanged, RolloutChanged), again)
 
 
 def test_a_repeat_that_comes_after_the_next_step_does_not_take_it_back(world):

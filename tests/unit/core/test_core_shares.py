@@ -174,6 +174,13 @@ def test_a_cap_that_is_lowered_counts_what_has_gone():
     assert 5 == window.left(10.0 + WINDOW_S + 0.02)
 
 
+@pytest.mark.parametrize("late_s", [0.05, 0.1, 0.19])
+def test_what_a_broker_delivers_late_and_then_at_once_shows_no_second_above_the_cap(late_s):
+    window = SlidingWindow(10, 0.0)
+    window.take(10, 10.0)  # seen outside at 10.0 + late_s, and what goes within a second of that is seen beside it
+    assert 0 == window.left(10.0 + late_s + 1.0)
+
+
 def test_more_than_a_whole_share_is_cut_to_it():
     outside = Outside(Limits(blocks_per_s=3, bytes_per_s=16_000))
     outside.mono = 10.0

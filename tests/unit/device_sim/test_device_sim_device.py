@@ -274,6 +274,16 @@ def test_reports_are_repeated_until_acknowledged(lab):
     assert_confirmed(bench)
 
 
+@pytest.mark.parametrize("boot", [0, 2, True, None])
+def test_an_acknowledgement_that_is_not_of_this_boot_is_none(lab, boot):
+    bench = lab(acking=False, offering=False)
+    bench.run(lambda: len(bench.check_ins()) == 1)
+    bench.send({"type": "report_ack", "boot": boot, "seqs": [1]})
+    bench.run(lambda: len(bench.check_ins()) == 2)
+    assert [1, 1] == [report["seq"] for report in bench.check_ins()]
+    assert bench.now < 5
+
+
 def test_a_dead_bridge_is_asked_ever_more_rarely(lab):
     bench = lab(offering=True)
     bench.run(lambda: bench.device.snapshot().position > 20_000)

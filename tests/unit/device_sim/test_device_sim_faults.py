@@ -109,6 +109,15 @@ def test_a_cancel_that_overtakes_the_go_wins(lab):
     assert ("canceled", 0, Trial.NONE) == (bench.states()[-1], bench.reboots, bench.storage.settings.trial)
 
 
+def test_nothing_is_handed_to_the_bootloader_before_the_go(lab):
+    bench = lab(verdict=None)
+    bench.run(lambda: "burning" in bench.states())
+    assert (Trial.NONE, "") == (bench.storage.settings.trial, bench.storage.settings.trial_id)
+    bench.kill()
+    bench.power_on()
+    assert ("1.0.0", False) == (bench.device.version, bench.device.boot_log[-1].trial)
+
+
 @pytest.mark.parametrize("boots", [2, 3])
 def test_a_cancel_after_the_go_is_too_late(lab, boots):
     bench = lab()

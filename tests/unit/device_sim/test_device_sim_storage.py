@@ -82,6 +82,17 @@ def test_units_are_found_again_by_their_marks_whatever_the_erased_value(storage)
     assert (3, b"signed") == (again.units_done(area, 10), again.envelope(1))
 
 
+def test_a_unit_has_its_mark_only_once_all_of_it_is_programmed(storage):
+    area, unit = storage.layout.slots[1], bytes(SECTOR_BYTES)
+    storage.prepare(1, envelope=b"signed", image_bytes=40_000, list_bytes=0)
+    storage.flash.cut_power_at(1, Cut.AFTER)
+    with pytest.raises(FlashPowerCut):
+        storage.program_unit(area, 0, 0, unit)
+    storage.flash.power_on()
+    storage.mount("1.0.0")
+    assert 0 == storage.units_done(area, 10)
+
+
 def test_the_first_unit_without_a_mark_is_erased_after_a_restart_even_where_it_reads_as_erased(storage):
     area, blank = storage.layout.slots[1], bytes([storage.flash.chip.erased_value]) * SECTOR_BYTES
     storage.prepare(1, envelope=b"signed", image_bytes=40_000, list_bytes=0)

@@ -107,6 +107,13 @@ def test_the_topic_says_who_speaks(topic):
     assert topic == f"$ota/report/{uplink.device}"
 
 
+@pytest.mark.parametrize("key", ["device", "device_id", "product", "name", "client_id", "topic"])
+def test_what_a_payload_says_of_its_device_is_ignored(key):
+    body = json.dumps({"type": "report_version", "report": {"version": "1"}, key: "other"}).encode()
+    uplink = decoded(body, "$ota/report/prod/mine")
+    assert DeviceId("prod", "mine") == uplink.device
+
+
 @pytest.mark.parametrize("topic", TOPICS["bad"])
 def test_a_topic_that_names_no_device_is_malformed(topic):
     with pytest.raises(Malformed):

@@ -176,6 +176,12 @@ def test_a_signature_by_an_unknown_key_is_ignored():
     assert GOOD.content.seq == manifest.verify(manifest.sign(PAYLOAD, [A, C]), trusting(1, A, B)).seq
 
 
+def test_the_bridges_own_key_never_counts_as_an_author():
+    trust = Trust(vendor="example.com", authors=(A.public, B.public), threshold=2, online=(C.public,))
+    assert reason(manifest.sign(PAYLOAD, [A, C]), trust) == RefusedReason.SIG
+    assert GOOD.content.seq == manifest.verify(manifest.sign(PAYLOAD, [A, B]), trust).seq
+
+
 def doubled(signed):
     payload, signatures = cbor2.loads(signed)
     return cbor2.dumps([payload, [*signatures, signatures[0]]], canonical=True)
