@@ -12,7 +12,7 @@ from tests.mutants.trial import ROOT, Verdict, try_one
 MUTANTS = all_mutants()
 
 
-def tests_of(path):
+def names_in(path):
     return {
         node.name
         for node in ast.walk(ast.parse(path.read_text()))
@@ -41,7 +41,7 @@ def test_a_mutant_applies_to_the_tree_and_touches_the_product_alone(mutant):
 def test_a_mutant_names_tests_that_exist(mutant):
     for test in mutant.caught_by:
         file, _, name = test.partition("[")[0].partition("::")
-        assert name in tests_of(ROOT / file), test
+        assert name in names_in(ROOT / file), test
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def try_one(mutant: Mutant) -> Trial:
         code, output = pytest_in(tree, mutant.caught_by)
     failed = {name.partition("[")[0] for name in _FAILED.findall(output)}
     passed = [test for test in mutant.caught_by if test.partition("[")[0] not in failed]
-    if code not in {0, 1}:
+    if code not in {0, 1} or (code == 1 and not failed):
         return verdict(Verdict.BROKEN, f"its tests did not run (exit code {code})\n{output[-2000:]}")
     if passed:
         return verdict(Verdict.SURVIVED, f"not noticed by {' '.join(passed)}")

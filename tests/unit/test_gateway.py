@@ -385,11 +385,12 @@ async def test_grants_that_change_while_the_table_is_loaded_are_not_overwritten_
     harness.release()
     harness.report("d1")
     harness.report("d2")
-    real, gone = harness.gateway._grants_page, GrantsChanged(device=DeviceId("prod", "d1"), grants=())
+    real, news = harness.gateway._grants_page, [GrantsChanged(device=DeviceId("prod", "d1"), grants=())]
 
     def page(*args):
         found = real(*args)
-        harness.gateway._let_out(gone)  # committed after what was read
+        while news:  # committed after what was read
+            harness.gateway._let_out(news.pop())
         return found
 
     monkeypatch.setattr(Gateway, "_grants_page", lambda _self, *args: page(*args))
