@@ -42,6 +42,10 @@ def disk(monkeypatch):
 
     watch(os, "fsync", lambda descriptor: ("synced", os.fstat(descriptor).st_ino))
     watch(Path, "mkdir", lambda path, *_: None if path.exists() else ("made", path))
-    watch(Path, "replace", lambda _, target: ("named", Path(target)))
-    watch(Path, "rename", lambda _, target: ("named", Path(target)))
+
+    def named(source, target):
+        return ("named", Path(target)) if Path(target) != source else ("named already", source)
+
+    watch(Path, "replace", named)
+    watch(Path, "rename", named)
     return watched
