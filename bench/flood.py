@@ -12,7 +12,7 @@ from pathlib import Path
 
 from load import packet, text
 from measure import Load, load
-from stacks import Running, cpu_s, running
+from stacks import Running, cpu_s, running, waited_s
 
 HONEST, FLOOD_PER_S = 100, 20_000
 BLOCK_BYTES = 4096
@@ -59,11 +59,14 @@ def measured(serving: Running, honest: Load) -> dict:
     """The result of the honest load, and the share of a CPU that bridge and broker took meanwhile."""
     pids = (serving.server_pid, serving.broker.pid)
     honest.wait_for("begin")
-    before = [cpu_s(pid) for pid in pids]
+    before, waited = [cpu_s(pid) for pid in pids], waited_s(serving.broker.pid)
     honest.wait_for("end")
     server_s, broker_s = (cpu_s(pid) - earlier for pid, earlier in zip(pids, before, strict=True))
+    waited = waited_s(serving.broker.pid) - waited
     found = honest.result()
-    return found | {"server_cpu": server_s / found["seconds"], "mosquitto_cpu": broker_s / found["seconds"]}
+    took_s = found["seconds"]
+    shares = {"server_cpu": server_s / took_s, "mosquitto_cpu": broker_s / took_s, "mosquitto_waited": waited / took_s}
+    return found | shares
 
 
 def flood(directory: Path, *, seconds: float, warmup: float = 1.0) -> dict:
@@ -94,6 +97,8 @@ def beside(directory: Path, serving: Running, *, seconds: float, warmup: float, 
         "flood_sent_per_s": sent_per_s,
         "bridge_us_per_flooded": (flooded["server_cpu"] - quiet["server_cpu"]) / received_per_s * 1e6,
         "mosquitto_us_per_flooded": (flooded["mosquitto_cpu"] - quiet["mosquitto_cpu"]) / sent_per_s * 1e6,
+        "mosquitto_cpu": flooded["mosquitto_cpu"],
+        "mosquitto_waited": flooded["mosquitto_waited"],
         "flooder_blocks_per_s": flooder["blocks"] / flooder["seconds"],
         "flooder_refusals": flooder["refusals"],
         "broker_dropped": lost_by_broker,
@@ -116,6 +121,10 @@ def table(runs: list[dict]) -> str:
         ("the flooder gets", f"{of['flooder_blocks_per_s']:,.0f} blocks/s, {refusals} refusals in all runs"),
         ("bridge, for each flooded request", f"{of['bridge_us_per_flooded']:.2f} µs"),
         ("mosquitto, for each flooded request", f"{of['mosquitto_us_per_flooded']:.2f} µs"),
+        (
+            "mosquitto meanwhile",
+            f"had a CPU {of['mosquitto_cpu']:.0%} of the time, waited for one {of['mosquitto_waited']:.0%}",
+        ),
         ("messages that mosquitto dropped", f"{of['broker_dropped']:,.0f} in each run"),
     ]
     return "\n".join(["| what | median |", "|---|---|", *(f"| {what} | {found} |" for what, found in rows)])

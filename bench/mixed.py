@@ -1,13 +1,13 @@
 """`python bench mixed`: what a block request waits for while the same daemon takes reports and plans a whole fleet.
 
-One mosquitto, one daemon, 100 devices that fetch 4 KiB blocks in an open loop and a fleet of 100,000 that only reports.
-Latency runs from the moment a request was due, so a server that stalls is charged for what it kept waiting. Each
-generator is a process of its own and tells how late itself was. Phases: quiet; reports; reports and a rollout to all.
+One mosquitto, one daemon, 100 devices that fetch 4 KiB blocks in an open loop (the load of the table) and a fleet of
+100,000 that only reports. Latency runs from the moment something was due, so a server that stalls is charged for what
+it kept waiting. Each generator is a process of its own and tells how late itself was. Phases: quiet; reports; reports
+while a rollout to the whole fleet is planned.
 """
 
 import contextlib
 import gc
-import hashlib
 import multiprocessing
 import os
 import random
@@ -21,16 +21,16 @@ from pathlib import Path
 
 import msgpack
 from fleet import name_of, populate
-from load import HW, packet, text
-from stacks import Bridge, cpu_s, image, mosquitto, process
+from load import HW, PRODUCT, packet, text
+from measure import WARM_UP_S, load
+from stacks import Bridge, Running, cpu_s, image, mosquitto, process
 
-FETCHING, FLEET = "live", "fleet"
+FLEET = "fleet"
 BLOCK_BYTES = 4096
-WINDOW = 64
 REPORT_HEAD = {"type": "report_version", "report": {"version": "1.0.0"}, "proto": 1, "hw": HW, "boot": 2}
 
 
-# --- what both generators have in common ---------------------------------------------------------------------
+# --- the reports ---------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -45,11 +45,11 @@ class Samples:
         found, lag = sorted(self.seconds), sorted(self.lag_s)
         if not found:
             return {"n": 0, "lost": self.lost}
-        shares = {"p50": 0.5, "p99": 0.99, "p99.9": 0.999, "max": 1.0}
+        shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
         return {
             "n": len(found), "lost": self.lost,
             **{name: 1e3 * found[min(len(found) - 1, int(len(found) * share))] for name, share in shares.items()},
-            "lag_p99": 1e3 * lag[int(len(lag) * 0.99)], "lag_max": 1e3 * lag[-1],
+            "lag_p99": 1e3 * lag[int(len(lag) * 0.99)],
         }  # fmt: skip
 
 
@@ -125,47 +125,6 @@ class Generator:
         return what != "stop"
 
 
-class Blocks(Generator):
-    """The devices that fetch: each next block of the image, compared with the image when it comes."""
-
-    def __init__(self, pipe, port: int, devices: int, rate: float, path: str) -> None:
-        super().__init__(pipe, rate)
-        self.image = Path(path).read_bytes()
-        self.digest8 = hashlib.sha256(self.image).digest()[:8]
-        self.end = len(self.image) // BLOCK_BYTES * BLOCK_BYTES
-        self.devices, self.turn = [], 0
-        for number in range(devices):
-            name = f"{FETCHING}/{name_of(number)}"
-            sock = connected(port, name, f"$ota/block/{name}")
-            one = {"sock": sock, "buffer": bytearray(), "head": text(f"$ota/get/{name}"), "waiting": {}}
-            one["next"], one["skip"] = number * 40 * BLOCK_BYTES % self.end, 2 + len(f"$ota/block/{name}")
-            self.devices.append(one)
-            self.poll.register(sock.fileno(), select.EPOLLIN)
-        self.of = {one["sock"].fileno(): one for one in self.devices}
-
-    def ask(self, due: float) -> None:
-        one = self.devices[self.turn % len(self.devices)]
-        self.turn += 1
-        offset = one["next"]
-        one["next"] = (offset + BLOCK_BYTES) % self.end
-        one["waiting"][offset] = due
-        one["sock"].send(packet(0x30, one["head"] + msgpack.packb([self.digest8, offset, BLOCK_BYTES, 1])))
-
-    def readable(self, fd: int, now: float) -> None:
-        one = self.of[fd]
-        one["buffer"] += one["sock"].recv(262_144)
-        for _, body in packets(one["buffer"]):
-            _, offset, data = msgpack.unpackb(body[one["skip"] :])[:3]
-            if data != self.image[offset : offset + BLOCK_BYTES]:
-                raise AssertionError(f"offset {offset}: not the image: {str(data)[:60]}")
-            due = one["waiting"].pop(offset, None)
-            if due is not None:
-                self.samples.seconds.append(now - due)
-
-    def overdue(self, now: float) -> int:
-        return sum(now - due > 1 for one in self.devices for due in one["waiting"].values())
-
-
 class Reports(Generator):
     """Check-ins, and progress where an offer was heard, of random devices; one connection speaks for all."""
 
@@ -220,16 +179,16 @@ class Reports(Generator):
         return super().command(what)
 
 
-def generate(kind: type[Generator], pipe, *args) -> None:
-    kind(pipe, *args).serve()
+def generate(pipe, *args) -> None:
+    Reports(pipe, *args).serve()
 
 
 @contextlib.contextmanager
-def generator(kind: type[Generator], *args):
-    """The parent's end of the pipe to a generator that runs."""
+def reporting(port: int, devices: int, rate: float):
+    """The parent's end of the pipe to a generator of reports that runs."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    child = context.Process(target=generate, args=(kind, theirs, *args), daemon=True)
+    child = context.Process(target=generate, args=(theirs, port, devices, rate), daemon=True)
     child.start()
     try:
         if ours.recv() != "ready":
@@ -242,31 +201,6 @@ def generator(kind: type[Generator], *args):
 
 
 # --- the daemon and the phases -------------------------------------------------------------------------------
-
-
-class Fleet(Bridge):
-    """The bridge, and what its file holds."""
-
-    def deployments(self, product: str) -> int:
-        """How many are open, asked of the file: the daemon is not disturbed."""
-        file = f"file:{self.database}?mode=ro"
-        with contextlib.closing(sqlite3.connect(file, uri=True)) as db:
-            return db.execute("SELECT count(*) FROM deployments WHERE product = ?", (product,)).fetchone()[0]
-
-
-def phase(name: str, seconds: float, pid: int, pipes: dict[str, object], done=lambda: False) -> dict[str, object]:
-    """One row: what the generators saw until the time is over or `done` says so."""
-    for pipe in pipes.values():
-        pipe.send("phase")
-    began, before = time.monotonic(), cpu_s(pid)
-    while time.monotonic() - began < seconds and not done():
-        time.sleep(0.5)
-    took = time.monotonic() - began
-    found: dict[str, object] = {"phase": name, "seconds": took, "daemon_cpu": (cpu_s(pid) - before) / took}
-    for what, pipe in pipes.items():
-        pipe.send("summary")
-        found[what] = pipe.recv()
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,65 +217,88 @@ class Mix:
     """Reports a second."""
     seconds: float = 15
     """Of the first two phases."""
-    limit: float = 300
-    """Of the planner's, in seconds."""
-    after: float = 0
-    """Of a phase after it, in seconds."""
+    planner_s: float = 60
+    """Of the third."""
 
 
-def measure(args: Mix, directory: Path) -> list[dict[str, object]]:
-    rows = []
+@dataclass(kw_only=True)
+class Site:
+    """One daemon beside one mosquitto."""
+
+    directory: Path
+    mix: Mix
+    bridge: Bridge
+    serving: Running
+    first: int = 0
+    """The number of the first device that fetches next: each phase has its own, which have checked in never before."""
+
+    def deployments(self) -> int:
+        """How many of the fleet's are there, asked of the file: the daemon is not disturbed."""
+        file = f"file:{self.bridge.database}?mode=ro"
+        with contextlib.closing(sqlite3.connect(file, uri=True)) as db:
+            return db.execute("SELECT count(*) FROM deployments WHERE product = ?", (FLEET,)).fetchone()[0]
+
+    def phase(self, name: str, seconds: float, reports=None) -> dict[str, object]:
+        """One row: what the generators saw."""
+        options = {"block": BLOCK_BYTES, "devices": self.mix.devices, "rate": self.mix.rate, "seconds": seconds}
+        first, self.first = self.first, self.first + self.mix.devices
+        with load(self.directory, self.serving, warmup=WARM_UP_S, first=first, **options) as blocks:
+            blocks.wait_for("ready", "begin")
+            if reports:
+                reports.send("phase")
+            before, began = cpu_s(self.serving.server_pid), time.monotonic()
+            blocks.wait_for("end")
+            took = time.monotonic() - began
+            found = {"phase": name, "seconds": took, "daemon_cpu": (cpu_s(self.serving.server_pid) - before) / took}
+            if reports:
+                reports.send("summary")
+                found["reports"] = reports.recv()
+            seen = blocks.result()
+        found["blocks"] = {
+            "n": seen["blocks"], "lost": seen["lost"], "p50": seen["p50_ms"], "p99": seen["p99_ms"],
+            "max": seen["max_ms"], "lag_p99": seen["lag_p99_ms"],
+        }  # fmt: skip
+        return found
+
+
+def measure(mix: Mix, directory: Path) -> list[dict[str, object]]:
     with mosquitto(directory) as broker:
-        bridge, port = Fleet(directory, broker), broker.port
+        bridge = Bridge(directory, broker)
         bridge("keys", "new", "--vendor", "example.com")
         bridge.database.parent.mkdir(mode=0o700)
-        for product, count in ((FETCHING, args.devices), (FLEET, args.fleet)):
-            populate(bridge.database, product, count)
+        populate(bridge.database, FLEET, mix.fleet)
         with bridge.serving() as pid:
-            for product in (FETCHING, FLEET):
+            for product in (PRODUCT, FLEET):
                 bridge("release", "add", str(image(directory)), "--product", product, "--version", "2.0.0", "--hw", HW)
-            bridge("rollout", "start", f"{FETCHING}/2.0.0", "--to", "all")
-            while bridge.deployments(FETCHING) < args.devices:
-                time.sleep(0.1)
-            with generator(Blocks, port, args.devices, args.rate, str(image(directory))) as blocks:
-                time.sleep(2)
-                rows.append(phase("quiet", args.seconds, pid, {"blocks": blocks}))
-                with generator(Reports, port, args.fleet, args.reports) as reports:
-                    pipes = {"blocks": blocks, "reports": reports}
-                    time.sleep(2)
-                    rows.append(phase("reports", args.seconds, pid, pipes))
-                    rows += planning(args, bridge, directory, pid, pipes)
-    return rows
-
-
-def planning(args, bridge: Fleet, directory: Path, pid: int, pipes) -> list[dict[str, object]]:
-    rows, log = [], directory / "start.log"
-    command = [*bridge.command, *bridge.flags, "rollout", "start", f"{FLEET}/2.0.0", "--to", "all"]
-    with process(command, log, cwd=directory) as started:
-        row = phase(
-            "planner", args.limit, pid, pipes,
-            lambda: started.poll() is not None and bridge.deployments(FLEET) >= args.fleet,
-        )  # fmt: skip
-        pipes["reports"].send("offers")
-        row["opened"], row["offers"] = bridge.deployments(FLEET), pipes["reports"].recv()
-    rows.append(row)
-    if args.after:
-        rows.append(phase("after", args.after, pid, pipes))
+            bridge("rollout", "start", f"{PRODUCT}/2.0.0", "--to", "all")
+            serving = Running(stack="bridge", port=broker.port, server_pid=pid, broker=broker)
+            site = Site(directory=directory, mix=mix, bridge=bridge, serving=serving)
+            rows = [site.phase("quiet", mix.seconds)]
+            with reporting(broker.port, mix.fleet, mix.reports) as reports:
+                time.sleep(WARM_UP_S)
+                rows.append(site.phase("reports", mix.seconds, reports))
+                command = [*bridge.command, *bridge.flags, "rollout", "start", f"{FLEET}/2.0.0", "--to", "all"]
+                with process(command, directory / "start.log", cwd=directory):
+                    row = site.phase("planner", mix.planner_s, reports)
+                row["opened"] = site.deployments()
+                rows.append(row)
     return rows
 
 
 def table(rows: list[dict[str, object]]) -> str:
+    """What each of the two had to wait for, phase by phase."""
     lines = [
-        "| phase | what | n | p50 ms | p99 ms | p99.9 ms | max ms | lost | generator lag p99 (max) ms | daemon CPU |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| phase | what | n | p50 ms | p99 ms | max ms | lost | generator lag p99 ms | daemon CPU |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        opened = f", {row['opened']:,} deployments opened" if "opened" in row else ""
         for what in ("blocks", "reports"):
             one = row.get(what)
             if one and one["n"]:
-                figures = " | ".join(f"{one[name]:.2f}" for name in ("p50", "p99", "p99.9", "max"))
+                figures = " | ".join(f"{one[name]:.2f}" for name in ("p50", "p99", "max"))
                 lines.append(
-                    f"| {row['phase']} ({row['seconds']:.0f} s) | {what} | {one['n']} | {figures} | {one['lost']} "
-                    f"| {one['lag_p99']:.2f} ({one['lag_max']:.1f}) | {row['daemon_cpu']:.0%} |"
+                    f"| {row['phase']} ({row['seconds']:.0f} s{opened}) | {what} | {one['n']} | {figures} "
+                    f"| {one['lost']} | {one['lag_p99']:.2f} | {row['daemon_cpu']:.0%} |"
                 )
     return "\n".join(lines)

@@ -119,6 +119,11 @@ def cpu_s(pid: int) -> float:
     return total / 1e9
 
 
+def waited_s(pid: int) -> float:
+    """Seconds for which the first thread of a process could have run and had no CPU."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+
+
 def children(pid: int) -> list[int]:
     """The processes that this one started and that live, and theirs."""
     found: list[int] = []

@@ -114,12 +114,12 @@ class BlockSettings:
     block_max: int = option(16384, "largest block, in bytes", low=16, high=65536)
     window_max: int = option(16, "most blocks per request", low=1, high=256)
     refusals_per_s: float = option(2.0, "refusals sent to one device, per second", low=0.001, high=1000)
-    device_blocks_per_s: float = option(5000.0, "blocks served to one device, per second", low=0.1, high=1e6)
+    device_blocks_per_s: float = option(1000.0, "blocks served to one device, per second", low=0.1, high=1e6)
     device_burst_blocks: int = option(1000, "blocks that one device may be ahead of its rate", low=16, high=10**6)
     slot_lease_s: float = option(
         60.0, "seconds after its last request that a device keeps its download slot", low=5, high=3600
     )
-    cache_bytes: int = option(1 << 26, "memory for checked pieces of artifacts, in bytes", low=1 << 20, high=1 << 36)
+    cache_bytes: int = option(3 << 24, "memory for checked pieces of artifacts, in bytes", low=1 << 20, high=1 << 36)
     process: PlaneProcess = option(
         PlaneProcess.AUTO,
         "serve blocks in a process of their own, or shared with the rest; auto: shared beside the embedded broker",

@@ -160,7 +160,7 @@ class BlockServer:
         window_max: int,
         refusals_per_s: float,
         refusals_burst: int = 4,
-        device_blocks_per_s: float = 5_000,
+        device_blocks_per_s: float = 1_000,
         device_burst_blocks: int = 1_000,
         lease_s: float = 60.0,
     ) -> None:
