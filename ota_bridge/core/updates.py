@@ -209,6 +209,8 @@ class Updates:
             if assigned != device.assigned:
                 device = replace(device, assigned=assigned)
                 self.unit.devices.put(device)
+        if not device.assigned:
+            return device
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
         unknown = {name for name in device.assigned if not is_known(self.unit, product, device.parts.get(name))}

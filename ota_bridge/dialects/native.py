@@ -393,11 +393,10 @@ def event_line(event: Event) -> str:
     return _json({"at": iso(event.wall), "event": event.kind, "product": product, "device": name, **event.data})
 
 
-def _json(value: Mapping[str, Any]) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_shown)
-
-
 def _shown(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).hex()
     return str(value)
+
+
+_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_shown).encode

@@ -26,7 +26,7 @@ from typing import Any, Final, cast
 
 from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
 from ota_bridge.mqtt import codec
-from ota_bridge.mqtt.tls import tls_context
+from ota_bridge.mqtt.opening import KeepAlive, open_connection
 from ota_bridge.wire import BrokerAddress
 
 Pieces = list[bytes | memoryview]
@@ -36,7 +36,6 @@ BlockHandler = Callable[[bytes, bytes, float, Pieces], int]
 """Topic, payload and monotonic seconds of one request: appends the packets of its answer and returns about how many
 bytes they have."""
 
-CONNECT_TIMEOUT_S: Final = 10.0
 CLOSE_TIMEOUT_S: Final = 0.5
 """How long a clean DISCONNECT may take to leave before the connection is cut."""
 
@@ -55,15 +54,6 @@ RESTS_FROM_PER_S: Final = 2_000
 HANDLER_ERRORS_PER_LOG: Final = 1_000
 
 _SUBSCRIBE_ID: Final = 1
-
-_REFUSALS: Final = {
-    1: "unacceptable protocol version: it does not speak MQTT 3.1.1",
-    2: "identifier rejected: the client id is not allowed",
-    3: "server unavailable",
-    4: "bad user name or password",
-    5: "not authorized",
-}
-"""MQTT 3.1.1 table 3.1."""
 
 _log = logging.getLogger(__name__)
 
@@ -181,16 +171,10 @@ class BlockLink:
             await connection.close()
 
     async def _open(self, connection: "_Connection") -> Exception | None:
-        address, loop = self.address, asyncio.get_running_loop()
-        # Made anew each time, so that a renewed certificate is used without a restart.
-        context = await asyncio.to_thread(tls_context, address.tls) if address.tls else None
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                await loop.create_connection(lambda: connection, address.host, address.port, ssl=context)
-        except TimeoutError:
-            return BrokerError(f"no connection within {CONNECT_TIMEOUT_S:.0f} s")
-        except (OSError, UnicodeError) as error:  # UnicodeError: a host name that IDNA cannot encode
-            return BrokerError(f"cannot connect: {error}")
+            await open_connection(lambda: connection, self.address)
+        except BrokerError as error:
+            return error
         return None
 
     def _set_state(self, *, up: bool) -> None:
@@ -224,10 +208,8 @@ class _Connection(asyncio.Protocol):
         self._paused = False
         self._answer_timer: asyncio.TimerHandle | None = None
         self._watch_timer: asyncio.TimerHandle | None = None
-        self._heard_s = self._sent_s = self._progress_s = time.monotonic()
+        self._alive = KeepAlive(link.keepalive_s, time.monotonic())
         self._rested_s = 0.0
-        self._pinged_s: float | None = None
-        self._unsent_bytes = 0
         self._joins = link.address.tls is not None
         """Over TLS each piece would become a record of its own."""
 
@@ -251,8 +233,9 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._error is not None:
             return
-        self._heard_s = time.monotonic()
-        self._pinged_s = None
+        alive = self._alive
+        alive.heard_s = time.monotonic()
+        alive.pinged_s = None
         try:
             packets = self._decoder.feed(data)
         except Malformed as error:
@@ -271,20 +254,21 @@ class _Connection(asyncio.Protocol):
 
         It holds up the whole loop, so it is for a loop that does nothing else. Not at once: uvloop writes after a read.
         """
-        elapsed_s = self._heard_s - self._rested_s
-        self._rested_s = self._heard_s
+        heard_s = self._alive.heard_s
+        elapsed_s = heard_s - self._rested_s
+        self._rested_s = heard_s
         if came >= RESTS_FROM_PER_S * elapsed_s:
             self._loop.call_soon(time.sleep, self._link.rest_s)
 
     def pause_writing(self) -> None:
         self._paused = True
-        self._progress_s = time.monotonic()
+        self._alive.progressed(time.monotonic())
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         self._paused = False
-        self._heard_s = time.monotonic()  # it was this side that did not listen
+        self._alive.heard_s = time.monotonic()  # it was this side that did not listen
         backlog, self._backlog = self._backlog, ()
         self._work(backlog)
         if not self._paused and self._error is None and self._transport is not None:
@@ -363,7 +347,7 @@ class _Connection(asyncio.Protocol):
 
     def _on_connack(self, packet: codec.Connack) -> None:
         if packet.code:
-            self._end(BrokerError(f"the broker refuses the connection: {_REFUSALS[packet.code]}"))
+            self._end(BrokerError(f"the broker refuses the connection: {codec.REFUSALS[packet.code]}"))
             return
         self._counters.connects += 1
         self._phase = _Phase.SUBSCRIBING
@@ -391,7 +375,7 @@ class _Connection(asyncio.Protocol):
 
     def _send(self, pieces: Sequence[bytes | memoryview]) -> None:
         assert self._transport is not None
-        self._sent_s = time.monotonic()
+        self._alive.sent_s = time.monotonic()
         if self._joins:
             self._transport.write(b"".join(pieces))
         else:
@@ -407,22 +391,13 @@ class _Connection(asyncio.Protocol):
     def _watch(self) -> None:
         """Four times per keep-alive: ping when idle, end when the broker is silent or takes nothing."""
         assert self._transport is not None
-        keepalive_s, now_s = self._link.keepalive_s, time.monotonic()
-        self._watch_timer = self._loop.call_later(keepalive_s / 4, self._watch)
-        unsent_bytes = self._transport.get_write_buffer_size()
-        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
-            self._progress_s, self._unsent_bytes = now_s, unsent_bytes
-        if now_s - self._progress_s >= 1.5 * keepalive_s:
-            self._end(BrokerError(f"the broker has taken nothing for {now_s - self._progress_s:.0f} s"))
-        elif self._paused or self._transport.is_closing():
-            return
-        elif self._pinged_s is None:
-            if now_s - min(self._heard_s, self._sent_s) >= keepalive_s / 2:
-                self._pinged_s = now_s
+        self._watch_timer = self._loop.call_later(self._link.keepalive_s / 4, self._watch)
+        may_ping = not self._paused and not self._transport.is_closing()
+        try:
+            if self._alive.look(time.monotonic(), self._transport.get_write_buffer_size(), may_ping=may_ping):
                 self._send((codec.PINGREQ,))
-        # A ping must have had its time: after a stall of this process the silence is ours.
-        elif now_s - self._heard_s >= 1.5 * keepalive_s and now_s - self._pinged_s >= keepalive_s / 2:
-            self._end(BrokerError(f"the broker has been silent for {now_s - self._heard_s:.0f} s"))
+        except BrokerError as error:
+            self._end(error)
 
     def _violation(self, what: str) -> None:
         self._counters.malformed += 1

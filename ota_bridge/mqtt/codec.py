@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 for a client that publishes and subscribes at QoS 0: bytes in, packets out, no I/O and no clock.
+"""MQTT 3.1.1 for a client that publishes and subscribes at QoS 0 and 1: bytes in, packets out, no I/O and no clock.
 
 1. `Decoder.feed` takes what a read brought, however it was cut, and returns the packets that are complete.
 2. A packet that a server may not send, or not to this client, raises `Malformed` and nothing else. Packets
@@ -8,7 +8,7 @@
 4. The encoders check what an operator configures (`ConfigError`) and what a caller passes (`ValueError`).
 
 Clauses in brackets, [MQTT-3.3.1-4], are those of the OASIS standard; `tests/vectors/mqtt/` has their bytes.
-The order of packets (CONNACK first, SUBACK once) is the caller's to judge: see `blocks.py`.
+The order of packets (CONNACK first, SUBACK once) is the caller's to judge: see `blocks.py`, `control_connection.py`.
 """
 
 # The numbers compared with here are the wire's own; the clause or table they come from stands beside them.
@@ -25,6 +25,15 @@ DISCONNECT: Final = b"\xe0\x00"
 
 LENGTH_MAX: Final = 268_435_455
 """The largest remaining length that four bytes can say (§2.2.3)."""
+
+REFUSALS: Final = {
+    1: "unacceptable protocol version: it does not speak MQTT 3.1.1",
+    2: "identifier rejected: the client id is not allowed",
+    3: "server unavailable",
+    4: "bad user name or password",
+    5: "not authorized",
+}
+"""What a return code of CONNACK means (table 3.1)."""
 
 _TOPICS_KNOWN_MAX: Final = 16_384
 _TOPIC_KNOWN_BYTES_MAX: Final = 256
@@ -73,11 +82,17 @@ class Suback(NamedTuple):
     codes: bytes
 
 
+class Puback(NamedTuple):
+    """The broker has what was published at QoS 1 with this packet identifier."""
+
+    packet_id: int
+
+
 class Pingresp(NamedTuple):
     """The broker's answer to PINGREQ."""
 
 
-Packet = Message | Publish | Connack | Suback | Pingresp
+Packet = Message | Publish | Connack | Suback | Puback | Pingresp
 
 
 class Will(NamedTuple):
@@ -92,8 +107,10 @@ class Will(NamedTuple):
 class Decoder:
     """The receiving half of one connection; see the module for its rules."""
 
-    def __init__(self, *, max_packet_bytes: int) -> None:
+    def __init__(self, *, max_packet_bytes: int, checks_topics: bool = True) -> None:
+        """Without `checks_topics` only an empty topic is refused, and the caller looks at what is in it."""
         self._max_packet_bytes = max_packet_bytes
+        self._check_topic = _check_topic_name if checks_topics else _check_not_empty
         self._rest = bytearray()
         self._needed_bytes = 0
         self._refused: str | None = None
@@ -148,7 +165,10 @@ class Decoder:
                 else:
                     packets.append(Publish(topic, data[topic_end:end], 0, retain=True))
             else:
-                packets.append(parse(first, data[body:end]))
+                packet = parse(first, data[body:end])
+                if type(packet) is Publish and packet.topic not in topics_known:
+                    self._learn(packet.topic)
+                packets.append(packet)
             start = end
         if start < available:
             self._rest += data[start:]
@@ -156,7 +176,7 @@ class Decoder:
         return packets
 
     def _learn(self, topic: bytes) -> None:
-        _check_topic_name(topic)
+        self._check_topic(topic)
         if len(topic) > _TOPIC_KNOWN_BYTES_MAX:
             return
         if len(self._topics_known) >= _TOPICS_KNOWN_MAX:
@@ -184,7 +204,6 @@ def _parse_publish_qos1(first: int, body: bytes) -> Publish:
     if len(body) < topic_end + 2:
         raise Malformed("PUBLISH topic or packet identifier reaches beyond its packet")
     topic = body[2:topic_end]
-    _check_topic_name(topic)
     packet_id = int.from_bytes(body[topic_end : topic_end + 2], "big")
     if packet_id == 0:
         raise Malformed("PUBLISH with packet identifier 0 [MQTT-2.3.1-1]")
@@ -215,6 +234,15 @@ def _parse_suback(_first: int, body: bytes) -> Suback:
     return Suback(packet_id, codes)
 
 
+def _parse_puback(_first: int, body: bytes) -> Puback:
+    if len(body) != 2:  # §3.4
+        raise Malformed(f"PUBACK of {len(body)} bytes, not 2")
+    packet_id = int.from_bytes(body, "big")
+    if packet_id == 0:
+        raise Malformed("PUBACK with packet identifier 0 [MQTT-2.3.1-1]")
+    return Puback(packet_id)
+
+
 def _parse_pingresp(_first: int, body: bytes) -> Pingresp:
     if body:
         raise Malformed("PINGRESP with a body")
@@ -227,6 +255,7 @@ _PARSERS: Final[dict[int, Callable[[int, bytes], Packet]]] = {
     0x33: _parse_publish_qos1,
     0x3A: _parse_publish_qos1,
     0x3B: _parse_publish_qos1,
+    0x40: _parse_puback,
     0x90: _parse_suback,
     0xD0: _parse_pingresp,
 }
@@ -257,9 +286,13 @@ def _why_not(first: int) -> str:
     return f"{name} from a server, or in answer to nothing"
 
 
-def _check_topic_name(topic: bytes) -> None:
+def _check_not_empty(topic: bytes) -> None:
     if not topic:
         raise Malformed("an empty topic [MQTT-4.7.3-1]")
+
+
+def _check_topic_name(topic: bytes) -> None:
+    _check_not_empty(topic)
     if b"\0" in topic:
         raise Malformed("a topic with U+0000 [MQTT-1.5.3-2]")
     if b"+" in topic or b"#" in topic:
@@ -280,13 +313,14 @@ def encode_connect(
     username: str | None = None,
     password: str | None = None,
     will: Will | None = None,
+    keeps_session: bool = False,
 ) -> bytes:
-    """CONNECT with a clean session (§3.1); raises ConfigError where the protocol cannot say it."""
+    """CONNECT (§3.1), with a clean session or one to keep; raises ConfigError where the protocol cannot say it."""
     if password is not None and username is None:
         raise ConfigError("a broker password without a user name [MQTT-3.1.2-22]: name both or neither")
     if not 0 <= keepalive_s <= 0xFFFF:  # two bytes
         raise ConfigError(f"keep-alive of {keepalive_s} s: it must be 0 to 65535")
-    flags = 0x02 | (username is not None) << 7 | (password is not None) << 6
+    flags = (not keeps_session) << 1 | (username is not None) << 7 | (password is not None) << 6
     fields = [_text("client id", client_id)]
     if will is not None:
         flags |= 0x04 | will.qos << 3 | will.retain << 5
@@ -307,6 +341,17 @@ def encode_subscribe(packet_id: int, topic_filter: str, qos: int = 0) -> bytes:
     if not topic_filter or "#" in levels[:-1] or any(len(x) > 1 and ("#" in x or "+" in x) for x in levels):
         raise ConfigError(f"topic filter {topic_filter!r}: + stands for a whole level, # for the last ones")
     return _packet(0x82, packet_id.to_bytes(2, "big") + _text("topic filter", topic_filter) + bytes([qos]))
+
+
+def encode_publish(topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, packet_id: int = 0) -> bytes:
+    """PUBLISH at QoS 0 or 1 (§3.3); raises ValueError or ConfigError for what MQTT cannot carry."""
+    body = _topic(topic) + (packet_id.to_bytes(2, "big") if qos else b"") + payload
+    return _packet(0x30 | qos << 1 | retain, body)
+
+
+def encode_puback(packet_id: int) -> bytes:
+    """PUBACK (§3.4): this message is safe here."""
+    return b"\x40\x02" + packet_id.to_bytes(2, "big")
 
 
 @functools.lru_cache(maxsize=8_192)

@@ -1,6 +1,6 @@
 """The control plane's link to the broker: reports in, acknowledged by hand; offers, acks, events, state out.
 
-`control_connection.py` drives paho-mqtt for one connection; this keeps one alive. The contract:
+`control_connection.py` is one connection; this keeps one alive. The contract:
 
 - `run()` connects, subscribes and serves for ever; every failure is one WARNING sentence and another attempt
   after a full-jitter pause. Cancelling it flushes what is queued for at most half a second and disconnects
@@ -23,9 +23,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from paho.mqtt.client import MQTTMessage
-
 from ota_bridge.core.errors import BrokerError
+from ota_bridge.mqtt.codec import Publish
 from ota_bridge.mqtt.control_connection import ConnectOptions, ControlConnection
 from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
@@ -142,7 +141,7 @@ class ControlLink:
         if connection is None or connection.generation != token.generation or not connection.accepted:
             self.counters.stale_acks += 1
             return
-        connection.ack(token.mid, token.qos)
+        connection.ack(token.mid)
         self.counters.acked += 1
 
     async def run(self) -> None:
@@ -174,7 +173,8 @@ class ControlLink:
         try:
             await connection.open(self._subscriptions)
             self._set_state(up=True)
-            await connection.ended
+            await asyncio.wait({connection.ended})  # a bare await would cancel the future with this task
+            connection.ended.result()
         except asyncio.CancelledError:
             await connection.leave()
             raise
@@ -199,19 +199,17 @@ class ControlLink:
             self.counters.handler_errors += 1
             _logger.exception("the handler of the link's state failed")
 
-    def _received(self, generation: int, message: MQTTMessage) -> None:
+    def _received(self, generation: int, message: Publish) -> None:
         self.counters.received += 1
-        token = AckToken(generation=generation, mid=message.mid, qos=message.qos)
+        token = AckToken(generation=generation, mid=message.packet_id, qos=message.qos)
         try:
-            topic = message.topic
+            topic = message.topic.decode()
         except UnicodeDecodeError:
             self.counters.bad_topics += 1
             _logger.warning("a topic from %s is not UTF-8: message dropped", self._options.address)
             self.ack(token)
             return
-        incoming = MqttMessage(
-            topic=topic, payload=bytes(message.payload), qos=message.qos, retain=bool(message.retain)
-        )
+        incoming = MqttMessage(topic=topic, payload=message.payload, qos=message.qos, retain=message.retain)
         try:
             self._on_message(Incoming(message=incoming, token=token))
         except Exception:

@@ -1,38 +1,40 @@
-"""One connection of the control link: a paho-mqtt client whose socket the asyncio loop reads and writes.
+"""One connection of the control link: an asyncio protocol over the codec, QoS 0 and 1, a kept session.
 
-paho's public socket hooks become `add_reader` and `add_writer`; its connect blocks, so a thread runs it. A
-client is used for one connection only and then dropped: nothing of it (packet ids, half a packet, unsent
-bytes) can reach the next one. `ended` fails with a BrokerError whose sentence says why.
+It is used once and then dropped: nothing of it (packet ids, half a packet, unsent bytes) can reach the next one.
+`ended` fails with a BrokerError whose sentence says why.
+
+1. What a loop's turn brings to say leaves in one write. Where the broker takes no more, or has not confirmed a window
+   of messages, further ones wait in order.
+2. What was read is handed over for a millisecond at a time, so that the loop has turns for others; meanwhile nothing
+   more is read.
 """
 
 import asyncio
 import logging
-import socket
-import ssl
-import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from paho.mqtt.client import Client, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
-from paho.mqtt.reasoncodes import ReasonCode
-
-from ota_bridge.core.errors import BrokerError, ConfigError
-from ota_bridge.mqtt.control_buffers import BufferedClient
-from ota_bridge.mqtt.tls import tls_context
+from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
+from ota_bridge.mqtt import codec
+from ota_bridge.mqtt.opening import KeepAlive, open_connection
 from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
 _logger = logging.getLogger("ota_bridge.mqtt.control")
 
-_WINDOW = 200  # messages in paho's hands
-_HAND_OVER_MAX = 32  # of them at a go: the loop has other turns to take
-_READ_S = 0.001  # how long one wake-up is read for before the loop gets its turn
-_HANDSHAKE_S = 10.0  # CONNACK and SUBACK
-_PUBACK_WAIT_S = 30.0  # then the connection is given up: TCP notices a dead peer only after many minutes
-_FLUSH_S = 0.5
-_TICK_S = 1.0
+Received = Callable[[int, codec.Publish], None]
+"""Hears a connection's generation and a message."""
+
+_WINDOW: Final = 200  # messages without a PUBACK
+_WORK_S: Final = 0.001
+_HANDSHAKE_S: Final = 10.0  # CONNACK and SUBACK
+_PUBACK_WAIT_S: Final = 30.0  # then the connection is given up: TCP notices a dead peer only after many minutes
+_FLUSH_S: Final = 0.5
+_TICK_S: Final = 1.0
+_WRITE_HIGH_BYTES: Final = 256 * 1024
+_IDS: Final = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,12 +48,10 @@ class ConnectOptions:
     max_queued: int
 
 
-class ControlConnection:
+class ControlConnection(asyncio.Protocol):
     """From CONNECT to the end of one TCP connection; all on the loop's thread."""
 
-    def __init__(
-        self, options: ConnectOptions, generation: int, on_message: Callable[[int, MQTTMessage], None]
-    ) -> None:
+    def __init__(self, options: ConnectOptions, generation: int, on_message: Received) -> None:
         self.generation = generation
         self.accepted = False
         self._options = options
@@ -59,139 +59,104 @@ class ControlConnection:
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._connack: asyncio.Future[None] = self._loop.create_future()
-        self._suback: asyncio.Future[list[ReasonCode]] = self._loop.create_future()
+        self._subacks: dict[int, asyncio.Future[bytes]] = {}
+        self._transport: asyncio.Transport | None = None
+        # One message over a limit of ours would come again after each reconnect, for ever: the broker has the limit.
+        self._decoder = codec.Decoder(max_packet_bytes=codec.LENGTH_MAX + 5, checks_topics=False)
+        self._alive = KeepAlive(options.keepalive_s, time.monotonic())
+        self._unheard: deque[codec.Packet] = deque()
+        self._is_full = False
+        self._unsent: list[bytes] = []
         self._waiting: deque[MqttMessage] = deque()
-        self._in_flight: deque[tuple[MQTTMessageInfo, float]] = deque()
-        self._fd = -1
-        self._is_pumping = False
+        self._in_flight: dict[int, float] = {}
+        """By packet id, when it was sent; the oldest first."""
+        self._last_id = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._client = self._new_client()
 
     @property
     def queued(self) -> int:
-        """Messages that wait, are not wholly written, or have no PUBACK yet."""
+        """Messages that wait, or have no PUBACK yet."""
         return len(self._waiting) + len(self._in_flight)
 
     async def open(self, subscriptions: Sequence[Subscription]) -> None:
         """Connect and subscribe; raises BrokerError."""
-        await self._open_socket()
+        options = self._options
+        try:
+            await open_connection(lambda: self, options.address)
+            self._send(self._connect_packet())
+        except ConfigError as error:
+            raise BrokerError(f"cannot connect to {options.address}: {error}") from error
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
         try:
             async with asyncio.timeout(_HANDSHAKE_S):
                 await self._unless_ended(self._connack)
-                if subscriptions:
-                    await self._subscribe(subscriptions)
+                await self._subscribe(subscriptions)
         except TimeoutError as error:
-            raise BrokerError(f"{self._options.address} did not answer within {_HANDSHAKE_S:.0f} s") from error
+            raise BrokerError(f"{options.address} did not answer within {_HANDSHAKE_S:.0f} s") from error
 
     def send(self, message: MqttMessage) -> bool:
         """Queue a message; False when the queue is full."""
         if self.queued >= self._options.max_queued:
             return False
-        self._waiting.append(message)
-        self._pump()
+        if self._waiting or not self._has_room(message):
+            self._waiting.append(message)
+        else:
+            self._publish(message)
         return True
 
-    def ack(self, mid: int, qos: int) -> None:
+    def ack(self, packet_id: int) -> None:
         """Acknowledge a message of this connection."""
-        self._client.ack(mid, qos)
+        self._send(codec.encode_puback(packet_id))
 
     async def leave(self) -> None:
         """Send what is queued, then DISCONNECT, within half a second altogether."""
         until_s = self._loop.time() + _FLUSH_S
-        # paho tells only by asking whether a QoS 0 message is written
-        while self.accepted and self._unsent() and self._loop.time() < until_s:  # noqa: ASYNC110
+        while self.accepted and self.queued and self._loop.time() < until_s:  # noqa: ASYNC110 - rare, and bounded
             await asyncio.sleep(0.005)
-        if self.accepted:
-            self._client.disconnect()
+        if self.accepted and self._transport is not None:
+            self._send(codec.DISCONNECT)
+            self._flush()
+            self._transport.close()
             await asyncio.wait({self.ended}, timeout=max(until_s - self._loop.time(), 0.05))
 
     def drop(self) -> None:
-        """Close without a word. From here on the client's hooks find no descriptor and do nothing."""
+        """Close without a word."""
         self.accepted = False
         if self._timer is not None:
             self._timer.cancel()
-        self._forget_socket()
-        _close(self._client)
-        for future in (self.ended, self._connack, self._suback):
+        if self._transport is not None:
+            self._transport.abort()
+        futures: tuple[asyncio.Future[Any], ...] = (self.ended, self._connack, *self._subacks.values())
+        for future in futures:
             if not future.cancel() and not future.cancelled():
                 future.exception()  # seen: a failure that nobody awaited must not complain
 
     # --- opening ---
 
-    def _new_client(self) -> BufferedClient:
-        options = self._options
-        client = BufferedClient(
-            CallbackAPIVersion.VERSION2,
-            options.client_id,
-            clean_session=False,
-            reconnect_on_failure=False,
-            manual_ack=True,
+    def _connect_packet(self) -> bytes:
+        options, address = self._options, self._options.address
+        will = options.will
+        return codec.encode_connect(
+            client_id=options.client_id,
+            keepalive_s=options.keepalive_s,
+            username=address.username,
+            password=address.password,
+            will=None if will is None else codec.Will(will.topic, will.payload, will.qos, will.retain),
+            keeps_session=True,
         )
-        client.max_inflight_messages_set(_WINDOW)
-        if options.address.username is not None:
-            client.username_pw_set(options.address.username, options.address.password)
-        if options.will is not None:
-            client.will_set(options.will.topic, options.will.payload, options.will.qos, retain=options.will.retain)
-        client.on_socket_open = _set_nodelay
-        client.on_socket_close = self._socket_closed
-        client.on_socket_register_write = self._register_write
-        client.on_socket_unregister_write = self._unregister_write
-        client.on_connect = self._connack_came
-        client.on_subscribe = self._suback_came
-        client.on_message = self._message_came
-        client.on_disconnect = self._disconnected
-        return client
-
-    async def _open_socket(self) -> None:
-        """TCP and TLS, in a thread of their own: an executor would hold up the program's exit."""
-        options, client, loop = self._options, self._client, self._loop
-        opened: asyncio.Future[None] = loop.create_future()
-
-        def settle(failure: Exception | None) -> None:
-            if opened.cancelled():
-                _close(client)
-            elif failure is None:
-                opened.set_result(None)
-            else:
-                opened.set_exception(failure)
-
-        def connect() -> None:
-            failure: Exception | None = None
-            try:
-                if options.address.tls is not None:
-                    client.tls_set_context(tls_context(options.address.tls))
-                client.connect(options.address.host, options.address.port, keepalive=options.keepalive_s)
-            except (OSError, ValueError, ConfigError) as error:
-                failure = error
-            try:
-                loop.call_soon_threadsafe(settle, failure)
-            except RuntimeError:  # the loop has been closed meanwhile
-                _close(client)
-
-        threading.Thread(target=connect, name="mqtt-control-connect", daemon=True).start()
-        try:
-            await opened
-        except (OSError, ValueError, ConfigError) as error:
-            raise BrokerError(f"cannot connect to {options.address}: {error}") from error
-        self._adopt()
-
-    def _adopt(self) -> None:
-        sock = self._client.socket()
-        if sock is None:
-            self._fail(f"{self._options.address} closed the connection at once")
-            return
-        self._fd = sock.fileno()
-        self._loop.add_reader(self._fd, self._readable)
-        self._loop.add_writer(self._fd, self._writable)  # CONNECT is waiting
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
 
     async def _subscribe(self, subscriptions: Sequence[Subscription]) -> None:
-        try:
-            self._client.subscribe([(each.topic_filter, each.qos) for each in subscriptions])
-        except ValueError as error:
-            raise BrokerError(f"a subscription cannot be asked for: {error}") from error
-        granted = await self._unless_ended(self._suback)
-        refused = [each.topic_filter for each, code in zip(subscriptions, granted, strict=False) if code.is_failure]
+        for number, each in enumerate(subscriptions, 1):
+            try:
+                packet = codec.encode_subscribe(number, each.topic_filter, each.qos)
+            except ConfigError as error:
+                raise BrokerError(f"a subscription cannot be asked for: {error}") from error
+            self._subacks[number] = self._loop.create_future()
+            self._send(packet)
+        refused = []
+        for number, each in enumerate(subscriptions, 1):
+            if await self._unless_ended(self._subacks[number]) == b"\x80":
+                refused.append(each.topic_filter)
         if refused:
             raise BrokerError(
                 f"{self._options.address} refused the subscription to {', '.join(refused)}: "
@@ -202,125 +167,142 @@ class ControlConnection:
         await asyncio.wait({answer, self.ended}, return_when=asyncio.FIRST_COMPLETED)
         return answer.result() if answer.done() else self.ended.result()
 
-    # --- called by the loop ---
+    # --- what the transport calls ---
 
-    def _readable(self) -> None:
-        self._guarded(self._read)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transport has all of asyncio.Transport but does not inherit from it.
+        self._transport = transport  # type: ignore[assignment]
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)  # type: ignore[union-attr]
 
-    def _writable(self) -> None:
-        self._guarded(self._client.loop_write)
-
-    def _tick(self) -> None:
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
-        self._guarded(self._client.loop_misc)
-        if self._in_flight and self._loop.time() - self._in_flight[0][1] > _PUBACK_WAIT_S:
-            self._fail(f"{self._options.address} took nothing from us for {_PUBACK_WAIT_S:.0f} s")
-
-    def _guarded(self, action: Callable[[], object]) -> None:
+    def data_received(self, data: bytes) -> None:
+        alive = self._alive
+        alive.heard_s = time.monotonic()
+        alive.pinged_s = None
         try:
-            action()
-        except Exception as error:  # noqa: BLE001 (paho raises struct.error and others where bytes do not parse)
-            self._fail(f"{self._options.address} sent what is not MQTT ({type(error).__name__}: {error})")
+            packets = self._decoder.feed(data)
+        except Malformed as error:
+            self._fail(f"{self._options.address} sent what is not MQTT ({error})")
+            return
+        goes_on = bool(self._unheard)  # a transport may deliver once more after pause_reading
+        self._unheard.extend(packets)
+        if not goes_on:
+            self._hear()
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+        self._alive.progressed(time.monotonic())
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        address = self._options.address
+        if self._connack.done():
+            self._fail(f"the connection to {address} was lost" + (f" ({exc})" if exc else ""))
         else:
+            self._fail(f"{address} closed the connection unanswered: is it MQTT, and is TLS right?")
+
+    # --- in ---
+
+    def _hear(self) -> None:
+        unheard, until_s = self._unheard, time.monotonic() + _WORK_S
+        while unheard and not self.ended.done():
+            self._packet(unheard.popleft())
+            if unheard and time.monotonic() >= until_s:
+                if self._transport is not None:
+                    self._transport.pause_reading()
+                self._loop.call_soon(self._hear_on)
+                return
+
+    def _hear_on(self) -> None:
+        self._alive.heard_s = time.monotonic()  # it was this side that did not listen
+        self._hear()
+        if not self._unheard and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _packet(self, packet: codec.Packet) -> None:
+        if type(packet) is codec.Puback:
+            self._in_flight.pop(packet.packet_id, None)
             self._pump()
+        elif type(packet) is codec.Connack:
+            self._connack_came(packet)
+        elif not self.accepted:
+            self._fail(f"{self._options.address} broke the protocol: {type(packet).__name__} before CONNACK")
+        elif type(packet) is codec.Suback:
+            suback = self._subacks.get(packet.packet_id)
+            if suback is not None and not suback.done():
+                suback.set_result(packet.codes)
+        elif type(packet) is codec.Publish:
+            self._on_message(self.generation, packet)
+        elif type(packet) is tuple:
+            self._on_message(self.generation, codec.Publish(*packet))
 
-    def _read(self) -> None:
-        more = self._client.loop_read_for(_READ_S)
-        sock = self._client.socket()
-        if more or (isinstance(sock, ssl.SSLSocket) and sock.pending()):
-            self._loop.call_soon(self._read_on)  # the loop sees only what is still in the socket
-
-    def _read_on(self) -> None:
-        if self._fd >= 0:
-            self._readable()
-
-    def _pump(self) -> None:
-        """Hand waiting messages to paho while fewer than a window of them are in its hands."""
-        in_flight, waiting, left = self._in_flight, self._waiting, _HAND_OVER_MAX
-        while in_flight and in_flight[0][0].is_published():
-            in_flight.popleft()
-        while waiting and len(in_flight) < _WINDOW and self.accepted:
-            left -= 1
-            if left < 0:
-                if not self._is_pumping:
-                    self._is_pumping = True
-                    self._loop.call_soon(self._pump_on)
-                return
-            message = waiting.popleft()
-            try:
-                info = self._client.publish(message.topic, message.payload, message.qos, message.retain)
-            except ValueError as error:
-                _logger.warning("cannot publish to %r: %s", message.topic, error)
-                continue
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS:
-                self._fail(f"the connection to {self._options.address} was lost")
-                return
-            in_flight.append((info, self._loop.time()))
-
-    def _pump_on(self) -> None:
-        self._is_pumping = False
-        self._pump()
-
-    def _unsent(self) -> bool:
-        self._pump()
-        return self.queued > 0 or self._client.want_write()
-
-    # --- called by paho, on the loop's thread once the socket is adopted ---
-
-    def _register_write(self, _client: Client, _userdata: Any, _sock: Any) -> None:
-        if self._fd >= 0:
-            self._loop.add_writer(self._fd, self._writable)
-
-    def _unregister_write(self, _client: Client, _userdata: Any, _sock: Any) -> None:
-        if self._fd >= 0:
-            self._loop.remove_writer(self._fd)
-
-    def _socket_closed(self, _client: Client, _userdata: Any, _sock: Any) -> None:
-        self._forget_socket()
-
-    def _connack_came(self, _client: Client, _userdata: Any, _flags: Any, reason: ReasonCode, _properties: Any) -> None:
-        if reason.is_failure:
-            self._fail(f"{self._options.address} refused the connection: {reason.getName()}")
+    def _connack_came(self, packet: codec.Connack) -> None:
+        if packet.code:
+            self._fail(f"{self._options.address} refused the connection: {codec.REFUSALS[packet.code]}")
         elif not self._connack.done():
             self.accepted = True
             self._connack.set_result(None)
 
-    def _suback_came(
-        self, _client: Client, _userdata: Any, _mid: int, codes: list[ReasonCode], _properties: Any
-    ) -> None:
-        if not self._suback.done():
-            self._suback.set_result(codes)
+    # --- out ---
 
-    def _message_came(self, _client: Client, _userdata: Any, message: MQTTMessage) -> None:
-        self._on_message(self.generation, message)
+    def _has_room(self, message: MqttMessage) -> bool:
+        return not self._is_full and (not message.qos or len(self._in_flight) < _WINDOW)
 
-    def _disconnected(self, *_details: object) -> None:
-        if self._connack.done():
-            self._fail(f"the connection to {self._options.address} was lost")
-        else:
-            self._fail(f"{self._options.address} closed the connection unanswered: is it MQTT, and is TLS right?")
+    def _pump(self) -> None:
+        waiting = self._waiting
+        while waiting and self._has_room(waiting[0]):
+            self._publish(waiting.popleft())
+
+    def _publish(self, message: MqttMessage) -> None:
+        packet_id = self._next_id() if message.qos else 0
+        try:
+            packet = codec.encode_publish(
+                message.topic, message.payload, qos=message.qos, retain=message.retain, packet_id=packet_id
+            )
+        except (ValueError, ConfigError) as error:
+            _logger.warning("cannot publish to %r: %s", message.topic, error)
+            return
+        if packet_id:
+            self._in_flight[packet_id] = self._loop.time()
+        self._send(packet)
+
+    def _next_id(self) -> int:
+        while True:
+            self._last_id = self._last_id % _IDS + 1
+            if self._last_id not in self._in_flight:
+                return self._last_id
+
+    def _send(self, packet: bytes) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._flush)
+        self._unsent.append(packet)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._transport is not None and not self._transport.is_closing():
+            self._alive.sent_s = time.monotonic()
+            self._transport.write(b"".join(unsent))
+
+    def _tick(self) -> None:
+        assert self._transport is not None
+        address, now_s = self._options.address, time.monotonic()
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+        may_ping = self.accepted and not self._is_full
+        try:
+            if self._alive.look(now_s, self._transport.get_write_buffer_size(), may_ping=may_ping):
+                self._send(codec.PINGREQ)
+        except BrokerError as error:
+            self._fail(f"the connection to {address} was lost: {error}")
+        if self._in_flight and self._loop.time() - next(iter(self._in_flight.values())) > _PUBACK_WAIT_S:
+            self._fail(f"{address} took nothing from us for {_PUBACK_WAIT_S:.0f} s")
 
     # --- ending ---
 
     def _fail(self, why: str) -> None:
         self.accepted = False
-        self._forget_socket()
+        if self._transport is not None:
+            self._transport.abort()
         if not self.ended.done():
             self.ended.set_exception(BrokerError(why))
-
-    def _forget_socket(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            self._loop.remove_reader(fd)
-            self._loop.remove_writer(fd)
-
-
-def _set_nodelay(_client: Client, _userdata: Any, sock: Any) -> None:
-    if isinstance(sock, socket.socket):
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _close(client: Client) -> None:
-    sock = client.socket()
-    if sock is not None:
-        sock.close()

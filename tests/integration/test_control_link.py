@@ -82,7 +82,7 @@ async def bridge_on(address: BrokerAddress, **options):
 
 def cut(bridge: Bridge) -> None:
     """As if the network had gone: no DISCONNECT, no farewell."""
-    bridge.link._connection._client.socket().shutdown(2)
+    bridge.link._connection._transport.abort()
 
 
 async def test_an_unacknowledged_report_comes_again_on_the_next_connection(mosquitto):

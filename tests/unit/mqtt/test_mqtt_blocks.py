@@ -398,6 +398,7 @@ SERVING_FAULTS = [
     pytest.param(b"\x32\x07\x00\x03g/a\x00\x01", "PUBLISH at QoS 1 while serving", id="QoS 1"),
     pytest.param(CONNACK, "CONNACK while serving", id="second CONNACK"),
     pytest.param(SUBACK, "SUBACK while serving", id="second SUBACK"),
+    pytest.param(b"\x40\x02\x00\x01", "PUBACK while serving", id="PUBACK for what was sent at QoS 0"),
 ]
 
 

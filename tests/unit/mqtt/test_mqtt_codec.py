@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from ota_bridge.core.errors import ConfigError, Malformed
 from ota_bridge.mqtt import codec
-from ota_bridge.mqtt.codec import Connack, Decoder, Pingresp, Publish, Suback, Will
+from ota_bridge.mqtt.codec import Connack, Decoder, Pingresp, Puback, Publish, Suback, Will
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "mqtt"
 LIMIT = 65_536
@@ -36,6 +36,8 @@ def packet_of(fields):
             return Connack(fields["session_present"], fields["code"])
         case "suback":
             return Suback(fields["packet_id"], bytes.fromhex(fields["codes"]))
+        case "puback":
+            return Puback(fields["packet_id"])
         case "pingresp":
             return Pingresp()
     payload = bytes.fromhex(fields["payload"]) + bytes(fields.get("pad", 0))
@@ -104,11 +106,15 @@ def test_a_packet_of_the_client_is_written_as_its_clause_says(vector):
     if "will" in arguments:
         topic, payload, qos, retain = arguments["will"]
         arguments["will"] = Will(topic, bytes.fromhex(payload), qos, retain)
-    if "topic" in arguments:
+    if vector["encode"] == "publish_head":
         arguments["topic"] = arguments["topic"].encode()
+    if "payload" in arguments:
+        arguments["payload"] = bytes.fromhex(arguments["payload"])
     encode = {
         "connect": codec.encode_connect,
         "subscribe": codec.encode_subscribe,
+        "publish": codec.encode_publish,
+        "puback": codec.encode_puback,
         "publish_head": codec.publish_head,
         "pingreq": lambda: codec.PINGREQ,
         "disconnect": lambda: codec.DISCONNECT,
@@ -196,6 +202,7 @@ SERVER_PACKETS = st.one_of(
     st.builds(message, TOPICS.map(str.encode), st.binary(max_size=300), st.just(0), st.booleans(), st.just(0)),
     st.builds(Publish, TOPICS.map(str.encode), st.binary(max_size=300), st.just(1), st.booleans(), PACKET_IDS),
     st.builds(Connack, st.just(False), st.integers(0, 5)),
+    st.builds(Puback, PACKET_IDS),
     st.builds(Suback, PACKET_IDS, st.lists(st.sampled_from([0, 1, 2, 0x80]), min_size=1).map(bytes)),
     st.just(Pingresp()),
 )
@@ -210,6 +217,8 @@ def oracle_encode(packet):
             built = PublishPacket.build(topic.decode(), payload, identifier, False, qos, retain)
         case Connack(session_present, code):
             built = ConnackPacket.build(int(session_present), code)
+        case Puback(packet_id):
+            return b"\x40\x02" + packet_id.to_bytes(2, "big")
         case Suback(packet_id, codes):
             built = SubackPacket.build(packet_id, list(codes))
         case _:
@@ -293,7 +302,7 @@ def decode_or_refuse(pieces):
                     assert topic.decode()
                     assert isinstance(payload, bytes)
                     continue
-                assert isinstance(packet, Publish | Connack | Suback | Pingresp)
+                assert isinstance(packet, Publish | Connack | Suback | Puback | Pingresp)
                 if isinstance(packet, Publish):
                     assert packet.topic.decode()
                     assert packet.qos == 1 or packet.retain
@@ -385,3 +394,18 @@ def test_a_packet_identifier_out_of_range_is_refused(packet_id):
 def test_a_publish_that_cannot_be_said_is_refused(topic, payload_length, says):
     with pytest.raises((ValueError, ConfigError), match=says):
         codec.publish_head(topic, payload_length)
+
+
+def test_without_looking_at_topics_only_an_empty_one_is_refused():
+    decoder = Decoder(max_packet_bytes=LIMIT, checks_topics=False)
+    assert [(b"\xff/+", b"1"), Publish(b"a\0#", b"2", 1, packet_id=7)] == decoder.feed(
+        b"\x30\x06\x00\x03\xff/+1" + b"\x32\x08\x00\x03a\0#\x00\x072"
+    )
+    with pytest.raises(Malformed, match="empty topic"):
+        decoder.feed(b"\x32\x04\x00\x00\x00\x01")
+
+
+@pytest.mark.parametrize("topic", ["", "a/+", "#", "a\0b", "\ud800", "x" * 65_536])
+def test_a_topic_that_mqtt_cannot_carry_is_not_published(topic):
+    with pytest.raises((ValueError, ConfigError)):
+        codec.encode_publish(topic, b"")
