@@ -4,17 +4,18 @@
 2. A trial that was booted and is not confirmed now (watchdog, reboot, power cut) is over: back to the other.
 3. No image boots whose digest or manifest signature does not hold, that was made for another class, or whose
    seq is below the stored one; the firmware of the factory is in ROM, so there is always something that can
-   check in.
+   check in. What was confirmed needs no signature again: its author's key may be revoked, its epoch over.
 4. Each boot writes one record: boot counter, trial and the report of what happened change together.
 5. Each boot is logged with the digest of the bytes that are in the slot, whatever its manifest says.
 """
 
+import hashlib
 import logging
 from dataclasses import dataclass
 from typing import Any
 
 from device_sim.errors import ManifestRefused
-from device_sim.manifest import Identity, Installed, Manifest, judge, read_manifest
+from device_sim.manifest import Identity, Installed, Manifest, judge, own_manifest, read_manifest
 from device_sim.settings import Final, Trial
 from device_sim.storage import Storage
 from device_sim.trust import Trust
@@ -54,17 +55,24 @@ def boot(storage: Storage, trust: Trust, identity: Identity, *, factory_version:
     return _old(storage, trust, identity, number, factory_version)
 
 
-def verified(storage: Storage, trust: Trust, identity: Identity, slot: int) -> tuple[Manifest, bytes] | None:
-    """Manifest and digest of a slot's image, if it may run: signed, for this device as it is, and whole."""
+def verified(
+    storage: Storage, trust: Trust, identity: Identity, slot: int, *, confirmed: bytes = b""
+) -> tuple[Manifest, bytes] | None:
+    """Manifest and digest of a slot's image, if it may run: signed or confirmed, for this device, and whole."""
     envelope, settings = storage.envelope(slot), storage.settings
     if envelope is None:
         return None
     size_bytes = storage.layout.slots[slot].size_bytes
-    installed = Installed(
-        digest=settings.digest, seqs=settings.seqs, security_counter=settings.security_counter, slot_bytes=size_bytes
-    )
+    is_known = hashlib.sha256(envelope).digest() == confirmed
     try:
-        manifest = read_manifest(trust, envelope)
+        manifest = own_manifest(envelope) if is_known else read_manifest(trust, envelope)
+        installed = Installed(
+            digest=settings.digest,
+            epoch=manifest.epoch if is_known else trust.epoch,
+            seqs=settings.seqs,
+            security_counter=settings.security_counter,
+            slot_bytes=size_bytes,
+        )
         judge(manifest, identity, installed)
     except ManifestRefused as refused:
         log.warning("slot %d is not booted: %s", slot, refused)
@@ -99,11 +107,13 @@ def _back(storage: Storage, version: str, reason: str) -> dict[str, Any]:
 def _old(storage: Storage, trust: Trust, identity: Identity, number: int, factory_version: str) -> Boot:
     slot = storage.settings.active
     if not storage.settings.factory:
-        found = verified(storage, trust, identity, slot)
+        found = verified(storage, trust, identity, slot, confirmed=storage.settings.envelope_digest)
         if found is not None:
             return _booted(number, slot, found, trial=False)
         log.warning("boot %d: slot %d does not verify, back to the factory's", number, slot)
-        storage.save(factory=True, version=factory_version, digest=b"", size_bytes=0, download=None)
+        storage.save(
+            factory=True, version=factory_version, digest=b"", size_bytes=0, envelope_digest=b"", download=None
+        )
     log.info("boot %d: the factory's, %s", number, storage.settings.version)
     version = storage.settings.version
     return Boot(number=number, slot=slot, version=version, trial=False, manifest=None, digest=b"")

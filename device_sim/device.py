@@ -25,10 +25,11 @@ from device_sim.manifest import Identity
 from device_sim.model import Action, DeviceConfig, Fault, FaultKind, Phase, Result, Snapshot, Stats
 from device_sim.offers import read_offer
 from device_sim.outbox import Kind
+from device_sim.rotation import Rotation
 from device_sim.session import Session
 from device_sim.settings import Settings, Trial
 from device_sim.storage import Storage
-from device_sim.trust import Trust
+from device_sim.trust import Trust, kept
 from device_sim.updater import Updater
 from device_sim.wire import BlockData, decode_block, decode_update, text
 
@@ -50,7 +51,7 @@ class Device:
         self.config = config
         self.stats = Stats()
         self.boot_log: deque[bootloader.Boot] = deque(maxlen=LOGGED_BOOTS)
-        self._storage, self._trust, self._rng, self._fault = storage, trust, rng, fault
+        self._storage, self._factory_trust, self._rng, self._fault = storage, trust, rng, fault
         self._went_back: str | None = None
         self._identity = Identity.of(
             trust, product=config.product, device=config.device, hw=config.hw, component=config.component
@@ -62,17 +63,22 @@ class Device:
         self._result, self._reason = Result.NONE, ""
         self._session: Session
         self._updater: Updater
+        self._rotation: Rotation
 
     def boot(self, now_s: float) -> None:
         """Run the bootloader, then begin with an empty memory. Call it before anything else."""
         self.stats.boots += 1
-        booted = bootloader.boot(self._storage, self._trust, self._identity, factory_version=self.config.version)
+        self._storage.mount(self.config.version)
+        trust = kept(self._factory_trust, self._storage.settings.keyset)
+        if trust.epoch != self._storage.settings.epoch:  # the factory put in a newer keyset
+            self._storage.save(epoch=trust.epoch, seqs={})
+        booted = bootloader.boot(self._storage, trust, self._identity, factory_version=self.config.version)
         self.boot_log.append(booted)
         self._online = False
         self._session = session = Session(
             config=self.config,
             storage=self._storage,
-            trust=self._trust,
+            trust=trust,
             identity=self._identity,
             boot=booted,
             rng=self._rng,
@@ -80,6 +86,7 @@ class Device:
             fault=self._fault,
         )
         self._updater = Updater(session)
+        self._rotation = Rotation(session, self._updater)
         self._checked_in = self._heard = False
         self._checked_in_at_s = float("-inf")
         session.result, session.reason = self._result, self._reason
@@ -100,6 +107,7 @@ class Device:
         self._online = True
         session.outbox.send_again(now_s)
         self._updater.reconnected(now_s)
+        self._rotation.reconnected(now_s)
         if not self._checked_in:
             self._check_in(now_s)  # the first word of a boot
             if self._storage.settings.final is not None:
@@ -132,10 +140,10 @@ class Device:
         if isinstance(message, BlockData):
             self.stats.blocks += 1
             self.stats.bytes_payload += len(message.data)
-            known = self._updater.block(message, now_s)
+            known = self._rotation.block(message, now_s) or self._updater.block(message, now_s)
         else:
             self.stats.block_refusals += 1
-            known = self._updater.refused(message, now_s)
+            known = self._rotation.refused(message, now_s) or self._updater.refused(message, now_s)
         self.stats.dropped += not known
         return self.tick(now_s)
 
@@ -147,6 +155,7 @@ class Device:
             session.reboot()
         if self._online:
             self._updater.poll(now_s)
+            self._rotation.poll(now_s)
             if session.check_in_at_s is not None and now_s >= session.check_in_at_s:
                 self._check_in(now_s)
             for body in session.outbox.due(now_s):
@@ -163,6 +172,7 @@ class Device:
                 self._session.check_in_at_s,
                 self._session.outbox.deadline_s(),
                 self._updater.deadline_s(),
+                self._rotation.deadline_s(),
             ]
         return min((time_s for time_s in times if time_s is not None), default=None)
 
@@ -221,6 +231,8 @@ class Device:
                 self._acknowledged(message, now_s)
             case "update_firmware":
                 self.stats.dropped += not self._updater.offer(read_offer(message), now_s)
+            case "update_keys":
+                self.stats.dropped += not self._rotation.notice(message, now_s)
             case "cancel_update":
                 self._updater.cancel(text(message, "id", 32), now_s)
             case "apply_update":
@@ -279,6 +291,7 @@ class Device:
             version=manifest.version,
             digest=manifest.digest,
             size_bytes=manifest.size_bytes,
+            envelope_digest=manifest.envelope_digest,
             seqs={**settings.seqs, manifest.component: manifest.seq},
             security_counter=max(settings.security_counter, manifest.security_counter or 0),
             trial=Trial.NONE,
@@ -293,8 +306,9 @@ class Device:
 
     def _factory_reset(self) -> None:
         fresh = Settings(version=self.config.version, active=self._storage.settings.active)
-        kept = {"boot": self._storage.settings.boot}
-        self._storage.save(**{name: getattr(fresh, name) for name in Settings.__dataclass_fields__ if name not in kept})
+        stays = {"boot", "keyset", "epoch"}  # who may sign is not for a reset to decide
+        changes = {name: getattr(fresh, name) for name in Settings.__dataclass_fields__ if name not in stays}
+        self._storage.save(**changes)
         self._session.reboot()
 
     def _check_in(self, now_s: float) -> None:
@@ -303,10 +317,11 @@ class Device:
         manifest = running.manifest
         session.nonce = self._rng.randbytes(NONCE_BYTES)
         digest = b"" if manifest is None else manifest.digest[:DIGEST_BYTES]
-        seq = manifest.seq if manifest is not None else settings.seqs.get(config.component, 0)
+        trial_seq = manifest.seq if manifest is not None and running.trial else 0
+        seq = trial_seq or settings.seqs.get(config.component, 0)
         # Blocks tell the bridge enough while they flow; and each check-in asks for an offer.
         every_s = config.check_in_every_s * (4 if session.phase is Phase.DOWNLOADING else 1)
-        held = held_image(self._storage, self._trust)
+        held = held_image(self._storage, session.trust)
         message: dict[str, Any] = {
             "type": "report_version",
             "report": {"version": running.version},
@@ -319,7 +334,10 @@ class Device:
             "next_s": round(max(1.0, every_s + config.sleeps_s)),
             "parts": {config.component: [running.version, seq, digest, int(running.trial)]},
             "have": [] if held is None else [[held[0][:DIGEST_BYTES], held[1]]],
+            "keys": session.trust.version,
         }
+        if session.keyset_refused:
+            message["keys_refused"] = session.keyset_refused
         self._checked_in, self._checked_in_at_s = True, now_s
         session.outbox.add(Kind.CHECK_IN, message, now_s)
         session.check_in_at_s = None

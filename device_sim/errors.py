@@ -6,6 +6,7 @@
     ├── BrokerUnreachable     no device could connect in the time given
     ├── Malformed             bytes from the wire that are not what they should be: counted and dropped
     ├── ManifestRefused       a manifest or ticket that does not hold, with the name of the reason
+    ├── KeysetRefused         a keyset that does not follow the device's own, with the name of the reason
     └── FlashError            the flash chip
         ├── FlashMisuse       a write that real flash would not carry out
         └── FlashPowerCut     the power went away in the middle of an operation
@@ -28,6 +29,21 @@ class Refusal(StrEnum):
     SIZE = "REFUSED_SIZE"
     PRECURSOR = "REFUSED_PRECURSOR"
     DIGEST = "REFUSED_DIGEST"
+
+
+class KeysetRefusal(StrEnum):
+    """Why a device refuses a keyset: part of the wire contract, told in its next check-ins."""
+
+    SIZE = "REFUSED_KEYS_SIZE"
+    FORM = "REFUSED_KEYS_FORM"
+    TWICE = "REFUSED_KEYS_TWICE"
+    SIG = "REFUSED_KEYS_SIG"
+    OLD = "REFUSED_KEYS_OLD"
+    VENDOR = "REFUSED_KEYS_VENDOR"
+    ROLLBACK = "REFUSED_KEYS_ROLLBACK"
+    STEP = "REFUSED_KEYS_STEP"
+    EPOCH = "REFUSED_KEYS_EPOCH"
+    NEW = "REFUSED_KEYS_NEW"
 
 
 class DeviceSimError(Exception):
@@ -54,6 +70,15 @@ class ManifestRefused(DeviceSimError):
     """A manifest or ticket that does not hold; `code` is the name that goes on the wire."""
 
     def __init__(self, code: Refusal, detail: str) -> None:
+        super().__init__(f"{code}: {detail}")
+        self.code = code
+        self.detail = detail
+
+
+class KeysetRefused(DeviceSimError):
+    """A keyset that does not follow; `code` is the name that goes on the wire."""
+
+    def __init__(self, code: KeysetRefusal, detail: str) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
         self.detail = detail

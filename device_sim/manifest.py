@@ -1,7 +1,7 @@
 """What a device checks before it erases a word or asks for a block (`native-protocol.md` §6).
 
-The order is fixed: size of the envelope, signature, format and type, class, seq, ticket, dependencies, size,
-precursor. Nothing of the payload is parsed before its signature holds. The first thing that is wrong raises
+The order is fixed: size of the envelope, signature, format and type, class, epoch and seq, ticket, dependencies,
+size, precursor. Nothing of the payload is parsed before its signature holds. The first thing that is wrong raises
 `ManifestRefused` with the name for the wire; nothing here writes anything.
 """
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from device_sim import cbor
+from device_sim.envelope import parts
 from device_sim.errors import Malformed, ManifestRefused, Refusal
 from device_sim.trust import Trust
 
@@ -17,7 +18,7 @@ MAX_ENVELOPE_BYTES: Final = 512
 MAX_TICKET_BYTES: Final = 256
 RAW_IMAGE: Final = 1
 CONFIG: Final = 3
-KNOWN_KEYS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 23})
+KNOWN_KEYS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 20, 22, 23})
 REQUIRED_KEYS: Final = frozenset(range(1, 12))
 UUID_BYTES: Final = 16
 HASH_BYTES: Final = 32
@@ -45,6 +46,7 @@ class Manifest:
     precursor: bytes | None = None
     device: bytes | None = None
     deps: tuple[tuple[str, int], ...] = ()
+    epoch: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +72,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installed:
-    """What the device runs now, as far as a manifest is judged by it."""
+    """What the device runs now, as far as a manifest is judged by it. The seqs are of this `epoch`."""
 
     digest: bytes
+    epoch: int = 1
     seqs: dict[str, int] = field(default_factory=dict)
     security_counter: int = 0
     slot_bytes: int
@@ -90,10 +93,27 @@ def read_manifest(trust: Trust, envelope: bytes) -> Manifest:
         raise ManifestRefused(Refusal.TYPE, str(error)) from None
 
 
+def still_holds(trust: Trust, envelope: bytes) -> Manifest:
+    """The facts of a manifest that was accepted once, if the keyset that counts now would take it too."""
+    manifest = read_manifest(trust, envelope)
+    _check_epoch(manifest, trust.epoch)
+    return manifest
+
+
+def own_manifest(envelope: bytes) -> Manifest:
+    """The facts of a manifest that this device installed, whoever may sign now; `ManifestRefused` if it is none."""
+    try:
+        payload, _ = parts(envelope)
+        return _facts(cbor.loads(payload), hashlib.sha256(envelope).digest())
+    except Malformed as error:
+        raise ManifestRefused(Refusal.TYPE, str(error)) from None
+
+
 def judge(manifest: Manifest, identity: Identity, installed: Installed) -> bool:
     """Refuse what is not for this device as it is now; True when exactly this image is installed already."""
     _check_type(manifest, identity)
     _check_class(manifest, identity)
+    _check_epoch(manifest, installed.epoch)
     return _check_seq(manifest, installed)
 
 
@@ -150,6 +170,13 @@ def _check_class(manifest: Manifest, identity: Identity) -> None:
         raise ManifestRefused(Refusal.CLASS, "for another device")
 
 
+def _check_epoch(manifest: Manifest, epoch: int) -> None:
+    if manifest.epoch < epoch:
+        raise ManifestRefused(Refusal.ROLLBACK, f"its seq counts from keyset {manifest.epoch}, not from {epoch}")
+    if manifest.epoch > epoch:
+        raise ManifestRefused(Refusal.DEP, f"needs keyset {manifest.epoch}")
+
+
 def _check_seq(manifest: Manifest, installed: Installed) -> bool:
     stored = installed.seqs.get(manifest.component, 0)
     same = manifest.seq == stored and manifest.digest == installed.digest
@@ -189,6 +216,7 @@ def _facts(fields: cbor.Value, envelope_digest: bytes) -> Manifest:
         precursor=_bytes(fields, 17, HASH_BYTES),
         device=_bytes(fields, 18, UUID_BYTES),
         deps=_deps(fields.get(20, [])),
+        epoch=_epoch(fields),
     )
 
 
@@ -196,6 +224,13 @@ def _uint(fields: dict[int, cbor.Value], key: int, bits: int = 32) -> int:
     value = fields[key]
     if not isinstance(value, int) or value >> bits:
         raise Malformed(f"key {key} is not a number of {bits} bits")
+    return value
+
+
+def _epoch(fields: dict[int, cbor.Value]) -> int:
+    value = _uint(fields, 22) if 22 in fields else 1  # noqa: PLR2004  manifest keys
+    if 22 in fields and value < 2:  # noqa: PLR2004  the first epoch is not written
+        raise Malformed(f"key 22 is {value}")
     return value
 
 

@@ -14,7 +14,7 @@ MAX_ID_CHARS: Final = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A manifest or ticket: the bytes themselves, or what to fetch them by."""
+    """A manifest, ticket or keyset: the bytes themselves, or what to fetch them by."""
 
     digest: bytes
     size_bytes: int
@@ -50,8 +50,8 @@ def read_offer(message: dict[str, Any]) -> Offer:
     return Offer(
         id=text(message, "id", MAX_ID_CHARS),
         component=text(message, "component", 16),
-        manifest=_piece(manifests[0], "manifest"),
-        ticket=None if ticket is None else _piece(ticket, "ticket"),
+        manifest=read_piece(manifests[0], "manifest"),
+        ticket=None if ticket is None else read_piece(ticket, "ticket"),
         boot=number(message, "boot", -1, low=0, high=1 << 64),
         nonce=binary(message.get("nonce"), "nonce"),
         apply_now=apply == "now",
@@ -62,7 +62,8 @@ def read_offer(message: dict[str, Any]) -> Offer:
     )
 
 
-def _piece(value: Any, what: str) -> Piece:
+def read_piece(value: Any, what: str) -> Piece:
+    """The bytes themselves or a digest with a size; `Malformed` when it is neither."""
     match value:
         case [digest, int() as size] if type(size) is int and size > 0:
             found = binary(digest, what)

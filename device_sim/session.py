@@ -34,6 +34,7 @@ class Session:
         self.outbox = Outbox(boot=boot.number, encoding=config.encoding, rng=rng)
         self.phase = Phase.TRIAL if boot.trial else Phase.IDLE
         self.nonce = b""
+        self.keyset_refused = ""
         self.check_in_at_s: float | None = None
         self.result = Result.NONE
         self.reason = ""
@@ -44,6 +45,7 @@ class Session:
         settings = self.storage.settings
         return Installed(
             digest=settings.digest,
+            epoch=self.trust.epoch,
             seqs=settings.seqs,
             security_counter=settings.security_counter,
             slot_bytes=self.storage.free_slot.size_bytes,

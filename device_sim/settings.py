@@ -1,7 +1,7 @@
 """What a device remembers over a restart, beside its images: one record, replaced as a whole.
 
-A confirm, a revert and the raising of the anti-rollback counter are therefore one write each: no power cut
-can leave one done and the other not.
+A confirm, a revert, another keyset and the raising of the anti-rollback counter are therefore one write each: no
+power cut can leave one done and the other not.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -50,7 +50,11 @@ class Final:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The record. `factory` means that the active slot runs what the device was delivered with."""
+    """The record. `factory` means that the active slot runs what the device was delivered with.
+
+    `envelope_digest` names the manifest of the active slot: it was verified when it was installed, and its author's
+    key may have been revoked since. `keyset` is the keyset that counts, empty for the factory's; `seqs` are of `epoch`.
+    """
 
     boot: int = 0
     active: int = 0
@@ -58,12 +62,15 @@ class Settings:
     version: str
     digest: bytes = b""
     size_bytes: int = 0
+    envelope_digest: bytes = b""
     seqs: dict[str, int] = field(default_factory=dict)
+    epoch: int = 1
     security_counter: int = 0
     trial: Trial = Trial.NONE
     trial_id: str = ""
     installing: bool = False
     installed_id: str = ""
+    keyset: bytes = b""
     download: Download | None = None
     final: Final | None = None
 

@@ -1,68 +1,43 @@
-"""The trust document and the signatures it lets a device believe.
+"""Whom a device believes: the trust document of the factory, and the keysets that follow it over the air.
 
-Rules: only the two algorithms of the contract, named by constant protected headers; a key counts once; a
-known key with a bad signature refuses the whole; unknown keys do not count; at least `threshold` authors.
+1. Manifests need as many authors as the keyset says, tickets one online key.
+2. A keyset follows when enough authors of the present one and enough of its own signed it and its version is the
+   next. Nothing of it is parsed before the old authors' signatures hold.
+3. Keys and their signatures are judged as in `envelope`; in a keyset even an unknown key may sign only once.
+
 The document holds public keys only. `ota-bridge keys new` writes it.
 """
 
 import base64
 import binascii
-import hashlib
 import json
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    ECDSA,
-    SECP256R1,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
-from cryptography.hazmat.primitives.hashes import SHA256
+from device_sim import cbor, envelope
+from device_sim.envelope import PUBLIC_BYTES, Key, Signature
+from device_sim.errors import KeysetRefusal, KeysetRefused, Malformed, ManifestRefused, Refusal, TrustError
 
-from device_sim import cbor
-from device_sim.errors import Malformed, ManifestRefused, Refusal, TrustError
-
-PROTECTED: Final = {"ed25519": bytes.fromhex("a10132"), "p256": bytes.fromhex("a10128")}
-KID_BYTES: Final = 8
-SIGNATURE_BYTES: Final = 64
-MAX_SIGNATURES: Final = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
-    """One public key of the trust document."""
-
-    kid: bytes
-    alg: str
-    public: Ed25519PublicKey | EllipticCurvePublicKey
-
-    def holds(self, signed: bytes, signature: bytes) -> bool:
-        """Whether `signature` is this key's over `signed`."""
-        try:
-            if isinstance(self.public, Ed25519PublicKey):
-                self.public.verify(signature, signed)
-            else:
-                half = SIGNATURE_BYTES // 2
-                r, s = int.from_bytes(signature[:half], "big"), int.from_bytes(signature[half:], "big")
-                self.public.verify(encode_dss_signature(r, s), signed, ECDSA(SHA256()))
-        except InvalidSignature:
-            return False
-        return True
+MAX_KEYSET_BYTES: Final = 1024
+MAX_KEYS: Final = 32
+CONTEXT: Final = b"keyset"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
-    """What a device was given in the factory: who may sign its firmware, and who vouches for freshness."""
+    """The keyset that counts on a device: who may sign its firmware, and who vouches for freshness.
+
+    `epoch` is the version of the keyset since which manifests count their seq.
+    """
 
     vendor: str
     threshold: int
     authors: dict[bytes, Key]
     online: dict[bytes, Key]
+    version: int = 1
+    epoch: int = 1
 
     @property
     def vendor_id(self) -> bytes:
@@ -73,68 +48,104 @@ class Trust:
         """The UUID of a device class: one product on one hardware."""
         return uuid.uuid5(uuid.UUID(bytes=self.vendor_id), f"{product}/{hw}").bytes
 
-    def open_manifest(self, envelope: bytes) -> bytes:
+    def open_manifest(self, signed: bytes) -> bytes:
         """The payload of a manifest envelope that enough authors signed; else REFUSED_SIG."""
-        return _open(envelope, self.authors, self.threshold)
+        return _open(signed, self.authors, self.threshold)
 
-    def open_ticket(self, envelope: bytes) -> bytes:
+    def open_ticket(self, signed: bytes) -> bytes:
         """The payload of a freshness ticket that an online key signed; else REFUSED_SIG."""
-        return _open(envelope, self.online, 1)
+        return _open(signed, self.online, 1)
 
 
-def signed_bytes(protected: bytes, payload: bytes) -> bytes:
-    """What a COSE_Sign1 signature covers: ["Signature1", protected, h'', payload]."""
-    return b"\x84\x6aSignature1" + _bstr(protected) + b"\x40" + _bstr(payload)
-
-
-def _bstr(data: bytes) -> bytes:
-    size = len(data)
-    if size < 24:  # noqa: PLR2004  RFC 8949 §3: the length fits the first byte
-        return bytes([0x40 | size]) + data
-    return (b"\x58" + bytes([size]) if size < 256 else b"\x59" + size.to_bytes(2, "big")) + data  # noqa: PLR2004
-
-
-def _open(envelope: bytes, keys: dict[bytes, Key], threshold: int) -> bytes:
+def _open(signed: bytes, keys: dict[bytes, Key], threshold: int) -> bytes:
     try:
-        payload, signatures = _envelope_parts(cbor.loads(envelope))
+        payload, signatures = envelope.parts(signed)
+        seen = envelope.signers(payload, signatures, keys)
     except Malformed as error:
         raise ManifestRefused(Refusal.SIG, str(error)) from None
-    seen: set[bytes] = set()
-    for signature in signatures:
-        key = keys.get(signature.kid)
-        if key is None:
-            continue
-        if signature.protected != PROTECTED[key.alg]:
-            raise ManifestRefused(Refusal.SIG, f"the signature of key {key.kid.hex()} names another algorithm")
-        if not key.holds(signed_bytes(signature.protected, payload), signature.value):
-            raise ManifestRefused(Refusal.SIG, f"the signature of key {key.kid.hex()} does not hold")
-        seen.add(key.kid)
     if len(seen) < threshold:
         raise ManifestRefused(Refusal.SIG, f"{len(seen)} trusted signatures of {threshold} needed")
     return payload
 
 
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    protected: bytes
-    kid: bytes
-    value: bytes
+# --- keysets ------------------------------------------------------------------------------------------------------
 
 
-def _envelope_parts(value: cbor.Value) -> tuple[bytes, list[_Signature]]:
-    match value:
-        case [bytes() as payload, [_, *_] as signatures] if len(signatures) <= MAX_SIGNATURES:
-            return payload, [_signature(item) for item in signatures]
-    raise Malformed("not an envelope of a payload and its signatures")
+def follow(present: Trust, step: bytes) -> tuple[Trust, bytes]:
+    """The trust after a signed step, and the bytes to keep of it; `KeysetRefused` says why not."""
+    if len(step) > MAX_KEYSET_BYTES:
+        raise KeysetRefused(KeysetRefusal.SIZE, f"a keyset of {len(step)} bytes")
+    try:
+        payload, signatures = envelope.parts(step)
+    except Malformed as error:
+        raise KeysetRefused(KeysetRefusal.FORM, str(error)) from None
+    if len({signature.kid for signature in signatures}) != len(signatures):
+        raise KeysetRefused(KeysetRefusal.TWICE, "a key signs twice")
+    _need(present, payload, signatures, KeysetRefusal.OLD)
+    try:
+        after = _read(present, payload)
+    except Malformed as error:
+        raise KeysetRefused(KeysetRefusal.FORM, str(error)) from None
+    if after.version <= present.version:
+        raise KeysetRefused(KeysetRefusal.ROLLBACK, f"keyset {after.version} is not above {present.version}")
+    if after.version != present.version + 1:
+        raise KeysetRefused(KeysetRefusal.STEP, f"keyset {after.version} does not come after {present.version}")
+    if after.epoch not in {present.epoch, after.version}:
+        raise KeysetRefused(KeysetRefusal.EPOCH, f"epoch {after.epoch} after {present.epoch}")
+    _need(after, payload, signatures, KeysetRefusal.NEW)
+    return after, payload
 
 
-def _signature(value: cbor.Value) -> _Signature:
-    match value:
-        case [bytes() as protected, {4: bytes() as kid, **others}, None, bytes() as signature] if (
-            not others and len(kid) == KID_BYTES and len(signature) == SIGNATURE_BYTES
-        ):
-            return _Signature(protected, kid, signature)
-    raise Malformed("not a detached COSE_Sign1 signature")
+def kept(factory: Trust, payload: bytes) -> Trust:
+    """The trust that flash holds, or the factory's where there is none or that is newer."""
+    try:
+        found = _read(factory, payload) if payload else factory
+    except (Malformed, KeysetRefused):  # a factory of another vendor has been at the device
+        return factory
+    return found if found.version > factory.version else factory
+
+
+def _need(trust: Trust, payload: bytes, signatures: list[Signature], code: KeysetRefusal) -> None:
+    try:
+        count = len(envelope.signers(payload, signatures, trust.authors, CONTEXT))
+    except Malformed as error:
+        raise KeysetRefused(KeysetRefusal.SIG, str(error)) from None
+    if count < trust.threshold:
+        raise KeysetRefused(code, f"{count} authors of keyset {trust.version} signed, {trust.threshold} must")
+
+
+def _read(present: Trust, payload: bytes) -> Trust:
+    match cbor.loads(payload):
+        case {
+            1: 1, 2: int() as version, 3: bytes() as vendor, 4: int() as epoch, 5: int() as threshold,
+            6: [_, *_] as authors, 7: list() as online, **others,
+        } if not others:  # fmt: skip
+            pass
+        case _:
+            raise Malformed("not a keyset")
+    if vendor != present.vendor_id:
+        raise KeysetRefused(KeysetRefusal.VENDOR, "of another vendor")
+    signing, vouching = _raw_keys(authors), _raw_keys(online)
+    if signing.keys() & vouching.keys() or len(signing) + len(vouching) > MAX_KEYS:
+        raise Malformed("a key that is author and online key, or too many keys")
+    if not 1 <= threshold <= len(signing) or not 1 <= epoch <= version or version >> 32:
+        raise Malformed("a threshold, epoch or version that cannot be")
+    return replace(present, version=version, epoch=epoch, threshold=threshold, authors=signing, online=vouching)
+
+
+def _raw_keys(values: list[cbor.Value]) -> dict[bytes, Key]:
+    found = [value for value in values if isinstance(value, bytes)]
+    if found != values or found != sorted(set(found)):
+        raise Malformed("keys that are not ascending, each once")
+    algorithms = {size: alg for alg, size in PUBLIC_BYTES.items()}
+    try:
+        keys = [Key.of(algorithms.get(len(raw), "unknown"), raw) for raw in found]
+    except ValueError as error:
+        raise Malformed(str(error)) from None
+    return {key.kid: key for key in keys}
+
+
+# --- the trust document -------------------------------------------------------------------------------------------
 
 
 def load_trust(path: Path) -> Trust:
@@ -162,7 +173,22 @@ def parse_trust(document: Any) -> Trust:
     if not authors or type(threshold) is not int or not 1 <= threshold <= len(authors):
         raise ValueError("threshold must be between 1 and the number of authors")
     online = _keys([] if document.get("online") is None else document["online"], "online")
-    return Trust(vendor=vendor, threshold=threshold, authors=authors, online=online)
+    if authors.keys() & online.keys():
+        raise ValueError("an online key cannot be an author's")
+    trust = Trust(vendor=vendor, threshold=threshold, authors=authors, online=online)
+    return _walked(trust, [] if document.get("rotations") is None else document["rotations"])
+
+
+def _walked(trust: Trust, rotations: Any) -> Trust:
+    """The trust at the end of a document's rotations, each of which must follow the one before it."""
+    if not isinstance(rotations, list):
+        raise ValueError("rotations is not a list")  # noqa: TRY004  one error for a bad document
+    for step in rotations:
+        try:
+            trust, _ = follow(trust, base64.b64decode(step, validate=True))
+        except (TypeError, binascii.Error, KeysetRefused) as error:
+            raise ValueError(f"the rotation after keyset {trust.version} does not follow: {error}") from None
+    return trust
 
 
 def _keys(entries: Any, field: str) -> dict[bytes, Key]:
@@ -174,17 +200,10 @@ def _keys(entries: Any, field: str) -> dict[bytes, Key]:
 
 def _key(entry: Any, field: str) -> Key:
     try:
-        alg, raw = entry["alg"], base64.b64decode(entry["public"], validate=True)
+        key = Key.of(entry["alg"], base64.b64decode(entry["public"], validate=True))
         kid = bytes.fromhex(entry["kid"])
-        public: Ed25519PublicKey | EllipticCurvePublicKey
-        if alg == "ed25519":
-            public = Ed25519PublicKey.from_public_bytes(raw)
-        elif alg == "p256":
-            public = EllipticCurvePublicKey.from_encoded_point(SECP256R1(), raw)
-        else:
-            raise ValueError(f"unknown algorithm {alg!r}")  # noqa: TRY301  one sentence for all of them
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
         raise ValueError(f"a key in {field} cannot be used: {error}") from None
-    if kid != hashlib.sha256(raw).digest()[:KID_BYTES]:
+    if kid != key.kid:
         raise ValueError(f"the kid {kid.hex()} in {field} is not the digest of its key")
-    return Key(kid=kid, alg=alg, public=public)
+    return key

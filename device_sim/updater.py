@@ -13,13 +13,14 @@ from device_sim.download import ImageDownload, Outcome, list_bytes
 from device_sim.errors import ManifestRefused, Refusal
 from device_sim.gathering import Gathering
 from device_sim.install import Installer
-from device_sim.manifest import Manifest, check_ticket, judge, judge_needs, read_manifest
+from device_sim.manifest import Manifest, check_ticket, judge, judge_needs, read_manifest, still_holds
 from device_sim.model import FaultKind, Phase, Result
 from device_sim.offers import Offer, Piece, check_sizes
 from device_sim.outbox import Kind
 from device_sim.puller import Limits, Puller, RoundTrip
 from device_sim.session import Session
 from device_sim.settings import Download, Final, Trial
+from device_sim.trust import Trust
 from device_sim.wire import BlockData, BlockRefusal
 
 MAX_IDLE_REFUSALS = 8
@@ -123,13 +124,28 @@ class Updater:
             return
         envelope = self._s.storage.envelope(record.slot)
         try:
-            manifest = read_manifest(self._s.trust, envelope or b"")
+            manifest = still_holds(self._s.trust, envelope or b"")
         except ManifestRefused:
             manifest = None
         if manifest is None or manifest.envelope_digest != record.envelope_digest:
             self._s.storage.save(download=None)
             return
         self._begin(manifest, released=record.apply_now, now_s=now_s)
+
+    def revoked_by(self, trust: Trust) -> bool:
+        """Whether another keyset would not take what is being downloaded."""
+        record = self._s.storage.settings.download
+        if record is None:
+            return False
+        try:
+            still_holds(trust, self._s.storage.envelope(record.slot) or b"")
+        except ManifestRefused:
+            return True
+        return False
+
+    def revoked(self) -> None:
+        """What was being downloaded is out of the flash's record: stop."""
+        self._forget()
 
     def reconnected(self, now_s: float) -> None:
         """What was outstanding before the line broke is lost."""

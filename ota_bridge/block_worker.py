@@ -33,7 +33,11 @@ class _Shared:
         """The same change, made of what is known already."""
         if len(self._known) > _KNOWN_MAX:
             self._known.clear()
-        return GrantsChanged(device=change.device, grants=tuple(self._grant(grant) for grant in change.grants))
+        return GrantsChanged(
+            device=change.device,
+            grants=tuple(self._grant(grant) for grant in change.grants),
+            inline=tuple(self._known.setdefault(one, one) for one in change.inline),
+        )
 
     def _grant(self, grant: Grant) -> Grant:
         share = self._known.setdefault

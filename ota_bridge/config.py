@@ -220,6 +220,11 @@ class Config:
         return config
 
     @property
+    def own_trust_path(self) -> Path:
+        """Where the daemon keeps the trust document with the rotations that were published to it."""
+        return self.data_dir / "trust.json"
+
+    @property
     def socket_path(self) -> Path:
         """Where the operators' local socket is."""
         return self.local.socket or self.data_dir / "ota-bridge.sock"

@@ -94,6 +94,8 @@ class _Parts:
         """One request of the local socket."""
         if op == "release.add":
             return await self.intake.add(actor, args, upload)
+        if op == "keys.publish":
+            return await self.intake.publish_keyset(actor, args)
         if op == "bridge.status":
             return self.status()
         result = await self.gateway.operate(actor, op, args)
@@ -211,6 +213,7 @@ async def _build(
     authority = Authority(
         config.security.trust,
         config.security.online_key,
+        own_path=config.own_trust_path,
         ticket_valid_s=int(config.offers.ticket_valid_s),
         allow_test_keys=config.security.allow_test_keys,
     )
@@ -219,7 +222,7 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root)
-    bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket)
+    bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket, keysets=authority.standing)
     plane = _plane(config, blobs, blocks_address)
     gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane)
     plane.listener = gateway
@@ -234,7 +237,7 @@ async def _build(
         keepalive_s=config.broker.keepalive_s,
     )
     gateway.link = control
-    intake = Intake(gateway, blobs, authority.verify)
+    intake = Intake(gateway, blobs, authority.verify, authority.publish)
     return _Parts(
         config=config,
         address=control_address,

@@ -36,6 +36,7 @@ from ota_bridge.core.messages import (
     Event,
     GrantsChanged,
     GrantState,
+    KeysetNotice,
     LimitsChanged,
     Offer,
     Output,
@@ -236,7 +237,7 @@ class Gateway:
             case LimitsChanged():
                 self._has_newer_limits = True
                 self.blocks.set_limits(output.limits)
-            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest():
+            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest() | KeysetNotice():
                 message = self.dialect.encode(output)
                 if message is not None:
                     self._publish(message)

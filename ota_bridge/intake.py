@@ -1,12 +1,13 @@
-"""Takes a release in: checks the author's manifest, stores the artifact, then the release.
+"""Takes in what authors signed: releases with their artifacts, and rotations of their keys.
 
 The manifest is verified before the first byte of the artifact is taken, and the artifact against the manifest before
-anything is kept under its name. The daemon never holds an author's key.
+anything is kept under its name; a rotation against the keyset that it follows. The daemon never holds an author's key.
 """
 
 import asyncio
 import base64
 import binascii
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -23,17 +24,27 @@ from ota_bridge.gateway import Gateway
 from ota_bridge.store.blobs import BlobStore
 
 ENVELOPE_MAX_BYTES = 512
+KEYSET_MAX_BYTES = 1024
 FILE_NAME_MAX = 255
 _TOO_LARGE = "the file is larger than the {} bytes that were signed"
 
+_log = logging.getLogger(__name__)
+
 
 class Intake:
-    """`release.add`: one component of a release with its artifact."""
+    """`release.add`: one component of a release with its artifact. `keys.publish`: the step to the next keyset."""
 
-    def __init__(self, gateway: Gateway, blobs: BlobStore, verify: Callable[[bytes], ManifestFacts]) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        blobs: BlobStore,
+        verify: Callable[[bytes], ManifestFacts],
+        publish: Callable[[bytes], dict[str, Any]],
+    ) -> None:
         self._gateway = gateway
         self._blobs = blobs
         self._verify = verify
+        self._publish = publish
 
     async def add(self, actor: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> dict[str, Any]:
         """Raises ManifestRefused, InvalidInput or Conflict; nothing is kept then but, at most, an unnamed artifact."""
@@ -41,7 +52,7 @@ class Intake:
             raise InvalidInput("release.add: the artifact's bytes are missing")
         fields = Fields(args, name="release.add")
         fields.only("envelope", "product", "version", "hw", "file_name")
-        envelope = _envelope(fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
+        envelope = _binary("release.add: the envelope", fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
         manifest = self._verify(envelope)
         product = checked_product(fields.text("product", max_bytes=64))
         listed = fields.array("hw", min_items=1, max_items=8)
@@ -64,6 +75,15 @@ class Intake:
 
         return await self._gateway.commit(work)
 
+    async def publish_keyset(self, actor: str, args: dict[str, Any]) -> dict[str, Any]:
+        """Raises KeysetRefused, InvalidInput, Conflict or ConfigError. Devices get it in answer to their check-ins."""
+        fields = Fields(args, name="keys.publish")
+        fields.only("keyset")
+        step = _binary("keys.publish: the keyset", fields.text("keyset", max_bytes=2 * KEYSET_MAX_BYTES))
+        published = await asyncio.to_thread(self._publish, step)
+        _log.warning("%s published keyset %d: authors %s", actor, published["version"], published["authors"])
+        return published
+
     async def _store(self, manifest: ManifestFacts, upload: AsyncIterator[bytes]) -> str:
         writer = await asyncio.to_thread(self._blobs.begin, manifest.chunk_bytes)
         received = 0
@@ -80,11 +100,11 @@ class Intake:
         return stored.md5
 
 
-def _envelope(text: str) -> bytes:
+def _binary(what: str, text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except binascii.Error as error:
-        raise InvalidInput(f"release.add: the envelope is not base64: {error}") from error
+        raise InvalidInput(f"{what} is not base64: {error}") from error
 
 
 def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ...], version: str | None) -> None:

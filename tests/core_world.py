@@ -11,6 +11,7 @@ from ota_bridge.core.catalog import ReleasePart
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.errors import ArtifactDamaged, ManifestRefused, RefusedReason, StoreError
 from ota_bridge.core.fleet import Device
+from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts, PayloadType, class_id, vendor_id
 from ota_bridge.core.merkle import ChunkHasher
 from ota_bridge.core.messages import (
@@ -52,6 +53,7 @@ def facts_of(
     product: str = "prod",
     image: bytes | None = None,
     chunk_bytes: int = 4096,
+    epoch: int = 1,
 ) -> ManifestFacts:
     """The manifest of an image, as `security.manifest` would read it."""
     data = image_of(version, component) if image is None else image
@@ -66,6 +68,7 @@ def facts_of(
         sha256=Sha256(hashlib.sha256(data).digest()),
         chunk_bytes=chunk_bytes,
         merkle_root=tree_of(data, chunk_bytes)[0],
+        epoch=epoch,
         digest=Sha256(hashlib.sha256(f"envelope {product} {component} {version} {seq}".encode()).digest()),
     )
 
@@ -243,7 +246,9 @@ class World:
         self.facts: dict[bytes, ManifestFacts] = {}
         self.refused: dict[bytes, RefusedReason] = {}
         self.source = MemorySource()
-        self.bridge = Bridge(Rules(**rules), verify=self._verify, ticket=self._ticket)
+        self.steps: dict[int, bytes] = {}
+        """The signed step to each keyset that the bridge holds; 1 needs none."""
+        self.bridge = Bridge(Rules(**rules), verify=self._verify, ticket=self._ticket, keysets=self._keysets)
         self.server = BlockServer(self.source, block_max=16_384, window_max=16, refusals_per_s=1000)
         self.server.is_loaded = True
         self.outputs: list[Output] = []
@@ -261,6 +266,9 @@ class World:
 
     def _ticket(self, device: DeviceId, nonce: bytes, manifest_digest: bytes, wall: float) -> bytes:
         return f"ticket {device} {nonce.hex()} {manifest_digest.hex()[:16]} {wall}".encode()
+
+    def _keysets(self, version: int) -> KeysetStanding:
+        return KeysetStanding(newest=max(self.steps, default=1), following=self.steps.get(version + 1))
 
     # --- moving ---
 

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgpack
@@ -20,6 +20,7 @@ from ota_bridge.core.messages import (
     CancelUpdate,
     CheckInRequest,
     Encoding,
+    KeysetNotice,
     Offer,
     PublicOffer,
     ReportAck,
@@ -27,7 +28,7 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.updates import sha256
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 from ota_bridge.dialects.native import NativeDialect, pack
-from ota_bridge.security import envelope, manifest, tokens
+from ota_bridge.security import envelope, keyset, manifest, tokens
 from ota_bridge.security.keys import SigningKey
 from ota_bridge.security.trust import Trust
 
@@ -36,6 +37,7 @@ DEVICE: Final = DeviceId("demo", "d1")
 HARDWARE: Final = "r1"
 VENDOR: Final = "example.com"
 AUTHOR: Final = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+SECOND_AUTHOR: Final = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(64, 96))))
 ONLINE: Final = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32, 64))))
 TRUST: Final = Trust(vendor=VENDOR, authors=(AUTHOR.public,), online=(ONLINE.public,))
 IMAGE: Final = bytes(i * i % 251 for i in range(10_000))
@@ -72,6 +74,8 @@ DIGEST: Final = envelope.digest(ENVELOPE)
 TICKET: Final = tokens.issue(
     ONLINE, device=str(DEVICE), nonce=NONCE, manifest_digest=DIGEST, time_s=OFFERED_S, valid_s=86_400
 )
+KEYSET: Final = replace(TRUST.keyset, version=2, threshold=2, authors=(AUTHOR.public, SECOND_AUTHOR.public))
+STEP: Final = envelope.seal(keyset.encode(KEYSET), [AUTHOR, SECOND_AUTHOR], kind=keyset.KIND)
 ARTIFACT: Final = bytes(CONTENT.sha256[:8])
 
 CHECK_IN: Final[Mapping[str, Any]] = {
@@ -88,6 +92,7 @@ CHECK_IN: Final[Mapping[str, Any]] = {
     "next_s": 3600,
     "parts": {"firmware": ["1.0.0", 3, b"", 0]},
     "have": [[ARTIFACT, 4096]],
+    "keys": 1,
 }
 BURNING: Final[Mapping[str, Any]] = {
     "type": "report_progress",
@@ -136,6 +141,19 @@ def _offer(encoding: Encoding, max_packet: int) -> Sample:
             block_max=1024,
             window_max=4,
             resend_after_s=60,
+            max_packet=max_packet,
+        )
+    )
+
+
+def _keyset(max_packet: int) -> Sample:
+    return _down(
+        KeysetNotice(
+            device=DEVICE,
+            encoding=Encoding.MSGPACK,
+            version=KEYSET.version,
+            step=STEP,
+            digest=sha256(STEP),
             max_packet=max_packet,
         )
     )
@@ -192,6 +210,8 @@ SAMPLES: Final[Mapping[str, Sample]] = {
     "offer_long": _offer(Encoding.MSGPACK, 8192),
     "offer_short": _offer(Encoding.MSGPACK, 512),
     "offer_public": _down(PUBLIC_OFFER),
+    "update_keys": _keyset(8192),
+    "update_keys_short": _keyset(256),
     "cancel_update": _down(CancelUpdate(device=DEVICE, encoding=Encoding.MSGPACK, deployment=DEPLOYMENT)),
     "check_in_request": _down(CheckInRequest(device=DEVICE, encoding=Encoding.MSGPACK)),
     "request": _request(ARTIFACT, 4096, 1024, 4),

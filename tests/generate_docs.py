@@ -21,9 +21,9 @@ import docs_samples as samples
 
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.deployment import CHECK_IN, OPEN, TERMINAL, TRANSITIONS, DeploymentEvent, Installed, State
-from ota_bridge.core.errors import RefusedReason
+from ota_bridge.core.errors import KeysetReason, RefusedReason
 from ota_bridge.decode import read_cbor
-from ota_bridge.security import envelope, manifest, tokens
+from ota_bridge.security import envelope, keyset, manifest, tokens
 from tests.faults.families import INVARIANTS, SIZES
 from tests.faults.power_worlds import BOARDS, WORLDS
 from tests.faults.registry import FAMILIES
@@ -115,13 +115,15 @@ def _walk_map(data: bytes, at: int, indent: int, keys: type[IntEnum]) -> Iterato
         value_end = _item_end(data, value_at)
         value = read_cbor(data[value_at:value_end], max_bytes=512)
         key = keys(read_cbor(data[end:value_at], max_bytes=16))
-        shown = "" if isinstance(value, bytes) else f" = {value!r}".replace("'", '"')
+        shown = f", {len(value)} of them" if isinstance(value, list) else f" = {value!r}".replace("'", '"')
+        if isinstance(value, bytes):
+            shown = ""
         yield from _row(indent + 1, data[end:value_end], f"{key.value} {key.name.lower()}{shown}")
         end = value_end
 
 
-def _envelope_walk(signed: bytes, keys: type[IntEnum]) -> str:
-    opened = envelope.open_envelope(signed)
+def _envelope_walk(signed: bytes, keys: type[IntEnum], kind: envelope.Kind = envelope.MANIFEST) -> str:
+    opened = envelope.open_envelope(signed, kind=kind)
     payload_end = _item_end(signed, 1)
     lines = list(_row(0, signed[:1], "envelope: array of 2"))
     lines += _row(1, signed[1 : _head_end(signed, 1)], f"payload: {len(opened.payload)} bytes, these are signed")
@@ -139,9 +141,9 @@ def _envelope_walk(signed: bytes, keys: type[IntEnum]) -> str:
     return fenced("\n".join(lines))
 
 
-def _signed_bytes() -> str:
-    opened = envelope.open_envelope(samples.ENVELOPE)
-    covered = envelope.signed_bytes(opened.signatures[0].protected, opened.payload)
+def _signed_bytes(signed: bytes, kind: envelope.Kind) -> str:
+    opened = envelope.open_envelope(signed, kind=kind)
+    covered = envelope.signed_bytes(opened.signatures[0].protected, opened.payload, kind.context)
     head = covered[: -len(opened.payload)]
     rows = [f"{head.hex()}  constant head, {len(head)} bytes; the last byte is the payload's length"]
     rows.append(f"{opened.payload[:8].hex()}…  the payload, {len(opened.payload)} bytes")
@@ -153,6 +155,9 @@ def _keys() -> str:
         ("author, private (32-byte seed)", bytes(range(32)).hex()),
         ("author, public", samples.AUTHOR.public.raw.hex()),
         ("author, key id", samples.AUTHOR.kid.hex()),
+        ("second author, private (32-byte seed)", bytes(range(64, 96)).hex()),
+        ("second author, public", samples.SECOND_AUTHOR.public.raw.hex()),
+        ("second author, key id", samples.SECOND_AUTHOR.kid.hex()),
         ("online, private (32-byte seed)", bytes(range(32, 64)).hex()),
         ("online, public", samples.ONLINE.public.raw.hex()),
         ("online, key id", samples.ONLINE.kid.hex()),
@@ -171,6 +176,10 @@ def _trust() -> str:
 
 def _refusal_names() -> str:
     return fenced(" ".join(RefusedReason))
+
+
+def _keyset_refusals() -> str:
+    return fenced(" ".join(KeysetReason))
 
 
 # --- states ------------------------------------------------------------------------------------------------------
@@ -334,7 +343,11 @@ REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     "manifest_hex": lambda: fenced(hex_lines(samples.ENVELOPE), "hex"),
     "ticket_walk": lambda: _envelope_walk(samples.TICKET, tokens._Key),
     "ticket_hex": lambda: fenced(hex_lines(samples.TICKET), "hex"),
-    "signed_bytes": _signed_bytes,
+    "signed_bytes": lambda: _signed_bytes(samples.ENVELOPE, envelope.MANIFEST),
+    "keyset_walk": lambda: _envelope_walk(samples.STEP, keyset._Key, keyset.KIND),
+    "keyset_hex": lambda: fenced(hex_lines(samples.STEP), "hex"),
+    "keyset_signed_bytes": lambda: _signed_bytes(samples.STEP, keyset.KIND),
+    "keyset_refusals": _keyset_refusals,
     "sample_keys": _keys,
     "trust_document": _trust,
     "refusal_names": _refusal_names,

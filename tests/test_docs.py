@@ -1,5 +1,6 @@
 """The pages say what the program does: generated parts are fresh, links lead somewhere, names exist, samples decode."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -14,14 +15,17 @@ from generate_docs import HOME, REGION, REGIONS, commands, common_events, pages,
 from typer.main import get_command
 
 from device_sim import cbor
+from device_sim.errors import KeysetRefusal
 from device_sim.manifest import KNOWN_KEYS, Identity, check_ticket, read_manifest
-from device_sim.offers import read_offer
-from device_sim.trust import load_trust, parse_trust
+from device_sim.offers import read_offer, read_piece
+from device_sim.trust import follow, load_trust, parse_trust
 from device_sim.wire import BlockData, BlockRefusal, decode_block, decode_update, encode, request
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.deployment import OPEN, TRANSITIONS
+from ota_bridge.core.errors import KeysetReason
 from ota_bridge.core.messages import CheckIn, Progress, Rejected
 from ota_bridge.core.values import DeviceId
+from ota_bridge.security import keyset
 from ota_bridge.security.manifest import _Key
 from ota_bridge.wire import MqttMessage
 
@@ -243,12 +247,29 @@ def test_the_simulator_believes_the_manifest_and_the_ticket_of_the_page(trust, i
     check_ticket(trust, manifest, hex_of("ticket_hex"), identity=identity, nonce=samples.NONCE)
 
 
-@pytest.mark.parametrize("name", ["manifest", "ticket"])
+@pytest.mark.parametrize("name", ["manifest", "ticket", "keyset"])
 def test_the_walk_through_an_envelope_shows_every_byte_once(name):
     lines = CODE_BLOCK.findall(REGIONS[f"{name}_walk"]())[0][1].splitlines()
     shown = "".join(line[:40].strip() for line in lines)
     assert bytes.fromhex(shown) == hex_of(f"{name}_hex")
     cbor.loads(hex_of(f"{name}_hex"))
+
+
+def test_the_simulator_takes_the_keyset_of_the_page(trust):
+    after, payload = follow(trust, hex_of("keyset_hex"))
+    assert (after.version, after.threshold, len(after.authors), len(after.online)) == (2, 2, 2, 1)
+    assert payload in hex_of("keyset_hex")
+    long_, short = (decode_update(hex_of(name)) for name in ("update_keys", "update_keys_short"))
+    assert (long_["version"], long_["keyset"]) == (2, hex_of("keyset_hex"))
+    piece = read_piece(short["keyset"], "keyset")
+    assert (piece.digest, piece.size_bytes) == (hashlib.sha256(samples.STEP).digest(), len(samples.STEP))
+
+
+def test_the_table_of_keyset_keys_names_each_key_and_the_checks_each_refusal():
+    section = text_of(HOME / "docs/protocol.md").partition("## 10.")[2].partition("## 11.")[0]
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == set(keyset._Key)
+    named = set(re.findall(r"REFUSED_KEYS_\w+", section))
+    assert named == set(KeysetReason) == {str(refusal) for refusal in KeysetRefusal}
 
 
 def test_the_trust_document_of_the_page_is_one(tmp_path):

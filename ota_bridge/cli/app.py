@@ -22,7 +22,7 @@ from ota_bridge import __version__
 from ota_bridge.cli.output import Output
 from ota_bridge.cli.serve import flags_of
 from ota_bridge.cli.session import Session
-from ota_bridge.core.errors import ConfigError, ManifestRefused, OperatorError, OtaBridgeError
+from ota_bridge.core.errors import ConfigError, KeysetRefused, ManifestRefused, OperatorError, OtaBridgeError
 from ota_bridge.web.local_client import DaemonNotRunning
 
 PROGRAM: Final = "ota-bridge"
@@ -161,7 +161,7 @@ def _tell(session: Session, code: str, message: str) -> None:
 def _code(error: Exception) -> str:
     if isinstance(error, OperatorError):
         return error.code
-    if isinstance(error, ManifestRefused):
+    if isinstance(error, ManifestRefused | KeysetRefused):
         return "refused"
     return "config" if isinstance(error, ConfigError) else "failed"
 

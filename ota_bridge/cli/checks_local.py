@@ -17,8 +17,8 @@ from ota_bridge.cli.output import duration, size
 from ota_bridge.cli.session import Session
 from ota_bridge.config import Config
 from ota_bridge.core.errors import OperatorError, StoreError
+from ota_bridge.security.authority import newest
 from ota_bridge.security.keys import load_key
-from ota_bridge.security.trust import Trust
 from ota_bridge.web.local_client import DaemonNotRunning
 
 _OLDEST_YEAR: Final = 2025
@@ -155,13 +155,17 @@ def sqlite_finding(version: str) -> Finding:
 def trust_finding(config: Config) -> Finding:
     """Whether the trust document is there and can be used."""
     try:
-        trust = Trust.load(config.security.trust)
+        trust = newest(config.security.trust, config.own_trust_path)
     except OperatorError as error:
         return failure("trust", str(error), "make one with `ota-bridge keys new`, or set security.trust")
     if trust.test_keys and not config.security.allow_test_keys:
         kids = ", ".join(key.kid.hex() for key in trust.test_keys)
         return failure("trust", f"it names test keys: {kids}", "remove them, or set security.allow_test_keys for a lab")
-    return ok("trust", f"{len(trust.authors)} author(s) of {trust.vendor}, {trust.threshold} must sign")
+    keyset = trust.keyset
+    return ok(
+        "trust",
+        f"keyset {keyset.version}: {len(keyset.authors)} author(s) of {trust.vendor}, {keyset.threshold} must sign",
+    )
 
 
 def online_key_finding(config: Config) -> Finding:
@@ -172,14 +176,15 @@ def online_key_finding(config: Config) -> Finding:
     except OperatorError as error:
         return warning("online key", f"{error}: offers go without freshness tickets", "make one with `keys new`")
     try:
-        known = any(key.kid == loaded.key.kid for key in Trust.load(config.security.trust).online)
+        keyset = newest(config.security.trust, config.own_trust_path).keyset
+        known = any(key.kid == loaded.key.kid for key in keyset.online)
     except OperatorError:
         known = True  # the check of the trust document says it
     if not known:
         return failure(
             "online key",
-            f"{path} holds {loaded.key.kid.hex()}, which the trust document does not name: devices refuse its tickets",
-            "name the right file in security.online_key, or add the key with `keys new --online`",
+            f"{path} holds {loaded.key.kid.hex()}; it is not in keyset {keyset.version}: devices refuse its tickets",
+            "name the right file in security.online_key, or let authors name this key with `keys rotate`",
         )
     if loaded.warning:
         return warning("online key", loaded.warning, f"chmod 600 {path}")

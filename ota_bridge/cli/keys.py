@@ -1,16 +1,19 @@
-"""`keys new` and `keys show`: an author's key, the daemon's online key, and the trust document of public halves."""
+"""`keys …`: an author's key, the daemon's online key, the trust document of public halves, and `keys rotate`."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ota_bridge.cli import rotate
 from ota_bridge.cli.session import JsonOption, Session
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.security.authority import newest
 from ota_bridge.security.keys import Algorithm, PublicKey, SigningKey, load_key
 from ota_bridge.security.trust import Trust
 
 commands = typer.Typer(no_args_is_help=True, help="Keys that sign releases and tickets.")
+commands.add_typer(rotate.commands, name="rotate")
 
 AUTHOR_FILE = Path("ota-author.pem")
 EXAMPLE_VENDOR = "example.com"
@@ -31,6 +34,9 @@ def new(
     online: _OnlineOption = None,
     trust: _TrustOption = None,
     vendor: Annotated[str | None, typer.Option(metavar="DOMAIN", help="Who makes the devices: a domain.")] = None,
+    pair: Annotated[
+        bool, typer.Option("--pair", help="Only a private key and its public half, FILE.pub, for `keys rotate`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make an author's key, the daemon's online key where there is none, and a trust document that names both.
@@ -38,11 +44,14 @@ def new(
     A private key is never overwritten; an existing trust document gets one author more.
     """
     session = Session.of(context, as_json=as_json)
+    if pair:
+        _new_pair(session, alg, out)
+        return
     online = online or session.config.security.online_key
     trust = trust or session.config.security.trust
     if out.exists():
         raise Conflict(f"key file {out} exists already; name another with --out, it is not overwritten")
-    existing = Trust.load(trust) if trust.exists() else None
+    existing = newest(trust, session.config.own_trust_path) if trust.exists() else None
     if existing is not None and vendor not in (None, existing.vendor):
         raise InvalidInput(f"trust document {trust} is for vendor {existing.vendor}, not {vendor}")
     author = SigningKey.generate(alg)
@@ -60,6 +69,19 @@ def new(
     session.output.say(f"{trust}  trust document for vendor {document.vendor}: for the daemon and the devices")
     if existing is None and vendor is None:
         session.output.note(f"the vendor is {EXAMPLE_VENDOR}: for real devices name your own with --vendor")
+
+
+def _new_pair(session: Session, alg: Algorithm, out: Path) -> None:
+    key, public = SigningKey.generate(alg), out.with_suffix(".pub")
+    if public.exists():
+        raise Conflict(f"key file {public} exists already; name another with --out, it is not overwritten")
+    key.save(out)
+    key.save_public(public)
+    if session.as_json:
+        session.output.json({"kid": key.kid.hex(), "file": str(out), "public_file": str(public)})
+        return
+    session.output.say(f"{out}  private key {key.kid.hex()} ({alg}): keep it where it signs")
+    session.output.say(f"{public}  its public half, for `ota-bridge keys rotate propose`")
 
 
 def _document(existing: Trust | None, vendor: str, author: PublicKey, online: PublicKey) -> Trust:
@@ -86,30 +108,40 @@ def _as_json(document: Trust, *, author: PublicKey, files: tuple[Path, Path, Pat
 def show(
     context: typer.Context, trust: _TrustOption = None, online: _OnlineOption = None, as_json: JsonOption = False
 ) -> None:
-    """Show who is trusted, and whether the daemon's online key is among them."""
+    """Show which keyset counts, who is trusted, and whether the daemon's online key is among them."""
     session = Session.of(context, as_json=as_json)
-    trust = trust or session.config.security.trust
     online = online or session.config.security.online_key
-    document = Trust.load(trust)
-    keys = [("author", key) for key in document.authors] + [("online", key) for key in document.online]
+    document = rotate.trusted(session, trust)
+    keyset = document.keyset
+    keys = [("author", key) for key in keyset.authors] + [("online", key) for key in keyset.online]
     here = _private_kids(online, AUTHOR_FILE)
     rows = [
         {"kid": key.kid.hex(), "role": role, "alg": str(key.algorithm), "test": key.test, "private": here.get(key.kid)}
         for role, key in keys
     ]
+    path = trust or session.config.security.trust
     if as_json:
-        facts = {"vendor": document.vendor, "threshold": document.threshold, "trust_file": str(trust)}
+        facts = {
+            "vendor": document.vendor,
+            "version": keyset.version,
+            "epoch": keyset.epoch,
+            "threshold": keyset.threshold,
+            "trust_file": str(path),
+        }
         session.output.json({**facts, "keys": rows})
         return
-    session.output.say(f"{trust}: vendor {document.vendor}, {document.threshold} author signature(s) needed")
+    session.output.say(
+        f"{path}: vendor {document.vendor}, keyset {keyset.version}, "
+        f"{keyset.threshold} of {len(keyset.authors)} authors must sign"
+    )
     session.output.table(
         ("key", "role", "signs with", "private half"),
         [(row["kid"], row["role"], row["alg"], row["private"]) for row in rows],
         empty="no keys",
     )
-    for path, kid in ((path, kid) for kid, path in here.items()):
+    for kid, file in here.items():
         if kid not in {key.kid for _, key in keys}:
-            session.output.note(f"{path} holds key {kid.hex()}, which the trust document does not name")
+            session.output.note(f"{file} holds key {kid.hex()}, which keyset {keyset.version} does not name")
 
 
 def _private_kids(*paths: Path) -> dict[bytes, str]:

@@ -14,10 +14,10 @@ from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, ManifestFacts
 from ota_bridge.core.values import FIRMWARE
 from ota_bridge.security import manifest
+from ota_bridge.security.authority import newest
 from ota_bridge.security.files import read_bounded, write_new
 from ota_bridge.security.keys import SigningKey, load_key
 from ota_bridge.security.signing import check_file, sign_file
-from ota_bridge.security.trust import Trust
 
 commands = typer.Typer(no_args_is_help=True, help="Releases: signed images and their manifests.")
 
@@ -108,7 +108,7 @@ def add(
     if manifest_file is not None:
         envelope = _signed_elsewhere(session, file, manifest_file, version, component, key)
     else:
-        seq = seq or _next_seq(releases, component)
+        seq = seq or _next_seq(releases, component, _vendor_and_epoch(session, vendor)[1])
         envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)
     result = _upload(session, file, envelope, product=product, version=version, hw=hw)
     if as_json:
@@ -210,7 +210,7 @@ def _signed(
     vendor: str | None,
 ) -> bytes:
     keys = _keys(session, key or [AUTHOR_FILE])
-    domain = vendor or Trust.load(session.config.security.trust).vendor
+    domain, epoch = _vendor_and_epoch(session, vendor)
     total = file.stat().st_size if file.is_file() else 0
     with session.output.bar(f"hashing {file.name}", total) as bar:
         signed = sign_file(
@@ -223,6 +223,7 @@ def _signed(
             seq=seq,
             component=component,
             chunk_bytes=chunk,
+            epoch=epoch,
             progress=lambda done, _: bar.update(bar.task_ids[0], completed=done),
         )
     return signed.envelope
@@ -265,9 +266,18 @@ def _upload(
     return result
 
 
-def _next_seq(releases: Sequence[Mapping[str, Any]], component: str) -> int:
-    used = [part["seq"] for release in releases for name, part in release["parts"].items() if name == component]
-    return max(used, default=0) + 1
+def _vendor_and_epoch(session: Session, vendor: str | None) -> tuple[str, int]:
+    """Whose the image is, and since which keyset its seq counts; a named vendor needs no trust document."""
+    path = session.config.security.trust
+    if vendor is not None and not path.exists():
+        return vendor, 1
+    trust = newest(path, session.config.own_trust_path)
+    return vendor or trust.vendor, trust.keyset.epoch
+
+
+def _next_seq(releases: Sequence[Mapping[str, Any]], component: str, epoch: int) -> int:
+    parts = [part for release in releases for name, part in release["parts"].items() if name == component]
+    return max((part["seq"] for part in parts if part["epoch"] == epoch), default=0) + 1
 
 
 def _keys(session: Session, paths: Sequence[Path]) -> list[SigningKey]:

@@ -2,8 +2,8 @@
 and how (native protocol §5), what was served. No I/O.
 
 Rules:
-1. A device gets only artifacts of its own open deployments; until the table is loaded the answer is "busy",
-   never "not open".
+1. A device gets only artifacts of its own open deployments, and what it was granted without one; until the table is
+   loaded the answer is "busy", never "not open".
 2. Nothing is counted or changed before every check of a request has passed.
 3. A device that asks faster than its rate gets "busy" before its request is even decoded. Refusals are limited per
    device; what is over the limit is counted and stays silent, so a loop stays cheap.
@@ -23,7 +23,7 @@ from ota_bridge.core.artifacts import Artifact, ArtifactSource, Inline
 from ota_bridge.core.errors import ArtifactCold, BlockRefusal, StoreError
 from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
 from ota_bridge.core.shares import FairShares, Usage, Wait
-from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Limits, RolloutId
+from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Limits, RolloutId, Sha256
 
 BUSY_RETRY_S: Final = 2
 NOT_OPEN_RETRY_S: Final = 30
@@ -75,7 +75,7 @@ class Activity:
     """What was served of one deployment since it was last drained."""
 
     device: DeviceId
-    deployment: DeploymentId
+    deployment: DeploymentId | None  # None: what needs none
     mono: float = 0.0
     told_mono: float = -math.inf
     bytes_sent: int = 0
@@ -104,6 +104,7 @@ class Client:
     frame_bytes: int = FRAME_MAX_BYTES
     """No packet to it has more beside its data; the encoder knows."""
     grants: tuple[Grant, ...] = ()
+    inline: tuple[tuple[Sha256, bytes], ...] = ()
     passes: dict[bytes, Pass] = field(default_factory=dict)
     """By the artifact's name as this device writes it."""
     ready_mono: float = 0.0
@@ -120,6 +121,11 @@ class Client:
     """Forgotten by the server; ask it for the device anew."""
     is_waiting: bool = False
     """A request waits for the disk, and those that came after it wait behind it."""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether there is anything that it may fetch."""
+        return bool(self.grants or self.inline)
 
 
 @dataclass(slots=True)
@@ -207,8 +213,8 @@ class BlockServer:
             passed.artifact.close()
         client.passes = {}
         kept = {grant.deployment for grant in client.grants} & {grant.deployment for grant in change.grants}
-        client.grants = change.grants
-        if not change.grants:
+        client.grants, client.inline = change.grants, change.inline
+        if not client.is_served:
             self._fading.append(client)
         if not self.is_loaded:
             fetched = change.fetched_wall
@@ -306,13 +312,12 @@ class BlockServer:
             return BlockRefusal.BUSY
         passed = client.passes.get(request.artifact)
         if passed is None:
-            found = _find(client.grants, request.artifact)
-            if found is None:
+            passed = self._found(client, request.artifact)
+            if passed is None:
                 self.catch_up()
-                found = _find(client.grants, request.artifact)
-            if found is None:
+                passed = self._found(client, request.artifact)
+            if passed is None:
                 return BlockRefusal.NOT_OPEN
-            passed = self._pass(client, *found)
             client.passes[request.artifact] = passed
         match passed.gate.state:
             case GrantState.PAUSED:
@@ -322,6 +327,15 @@ class BlockServer:
         if request.size > self.block_max or request.count > self.window_max:
             return BlockRefusal.ABOVE_LIMIT
         return passed
+
+    def _found(self, client: Client, artifact: bytes) -> Pass | None:
+        found = _find(client.grants, artifact)
+        if found is not None:
+            return self._pass(client, *found)
+        free = [data for digest, data in client.inline if digest.startswith(artifact)]
+        if len(artifact) < MIN_PREFIX_BYTES or len(free) != 1:
+            return None
+        return Pass(Inline(free[0]), len(free[0]), is_image=False, gate=Gate(), activity=Activity(client.device, None))
 
     def _pass(self, client: Client, grant: Grant, digest: bytes) -> Pass:
         manifest = grant.manifest
@@ -400,17 +414,18 @@ class BlockServer:
                 later.append(seen)
                 continue
             seen.told_mono = mono
-            batch.append(
-                BlockActivity(
-                    device=seen.device,
-                    deployment=seen.deployment,
-                    wall=wall - (mono - seen.mono),
-                    bytes_sent=seen.bytes_sent,
-                    blocks_sent=seen.blocks_sent,
-                    requests=seen.requests,
-                    high_water_bytes=seen.high_water_bytes,
+            if seen.deployment is not None:
+                batch.append(
+                    BlockActivity(
+                        device=seen.device,
+                        deployment=seen.deployment,
+                        wall=wall - (mono - seen.mono),
+                        bytes_sent=seen.bytes_sent,
+                        blocks_sent=seen.blocks_sent,
+                        requests=seen.requests,
+                        high_water_bytes=seen.high_water_bytes,
+                    )
                 )
-            )
             totals.requests += seen.requests
             totals.blocks += seen.blocks_sent
             totals.bytes += seen.bytes_sent
@@ -418,7 +433,7 @@ class BlockServer:
         self._active[:] = later
         fading, self._fading = self._fading, []
         for client in fading:
-            if not client.grants and not client.refusals and not client.is_gone:
+            if not client.is_served and not client.refusals and not client.is_gone:
                 client.is_gone = True
                 del self._clients[client.device]
         for client in self._troubled:
@@ -435,7 +450,7 @@ class BlockServer:
                 )
             )
             client.refusals, client.last_refusal, client.waits = 0, None, None
-            if not client.grants:
+            if not client.is_served:
                 self._fading.append(client)
         self._troubled.clear()
         return batch

@@ -19,6 +19,7 @@ from ota_bridge.core.deployment import (
 )
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.fleet import CreationLimit, Device, DeviceState, Enrol, runs
+from ota_bridge.core.keysets import none_newer
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
@@ -36,7 +37,7 @@ from ota_bridge.core.messages import (
     ReportState,
     Uplink,
 )
-from ota_bridge.core.ports import ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.ports import Keysets, ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, sweep
@@ -76,15 +77,20 @@ class _Answer:
 class Bridge:
     """See the module."""
 
-    def __init__(self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer) -> None:
+    def __init__(
+        self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer, keysets: Keysets = none_newer
+    ) -> None:
         self.rules = rules
         self._verify = verify
         self._ticket = ticket
+        self._keysets = keysets
         self._creation = CreationLimit(per_s=rules.enrol_per_s, burst=rules.enrol_burst)
 
     def updates(self, unit: UnitOfWork, now: Now) -> Updates:
         """A unit of work's worth of changes under these rules."""
-        return Updates(unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket)
+        return Updates(
+            unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket, keysets=self._keysets
+        )
 
     def receive(self, unit: UnitOfWork, message: Uplink, now: Now) -> list[Output]:
         """Take one message in; returns what to do after the commit."""
@@ -165,9 +171,11 @@ class Bridge:
             _acknowledge(updates, device, report.key)
             return
         self._tell_changes(updates, device, report)
+        had = device.keyset
         device = device.checked_in(report, updates.now.wall)
         updates.unit.devices.put(device)
         _acknowledge(updates, device, report.key)
+        updates.send_keyset(device, before=had)
         for deployment in updates.unit.deployments.open_of(device.id):
             device = self._meaning(updates, device, deployment, report)
         updates.reconcile(device)
@@ -202,6 +210,8 @@ class Bridge:
     def _tell_changes(self, updates: Updates, device: Device, report: CheckIn) -> None:
         if device.hw and report.hw and report.hw not in {device.hw, device.hw_reported}:
             updates.tell(device.id, "hw_changed", registered=device.hw, reported=report.hw)
+        if device.keyset is not None and report.keyset not in {None, device.keyset}:
+            updates.tell(device.id, "keyset_changed", before=device.keyset, after=report.keyset)
         for component, part in report.parts.items():
             before = device.parts.get(component)
             if before is not None and before.version != part.version:
@@ -331,6 +341,9 @@ class Bridge:
             return f"the deployment is {deployment.state}"
         if updates.release_of(deployment).state.value == "withdrawn":
             return "the release is withdrawn"
+        distrust = updates.distrust(deployment)
+        if distrust:
+            return distrust
         rollout = updates.unit.rollouts.get(deployment.rollout) if deployment.rollout else None
         paused = rollout is not None and rollout.state is RolloutState.PAUSED
         # What a canceled rollout still has open heals a device that it had reached.
@@ -441,7 +454,7 @@ def _has_gone_past(updates: Updates, device: Device, deployment: Deployment, ins
     """True if this is newer than what was deployed."""
     release = updates.release_of(deployment)
     known = is_known(updates.unit, device.id.product, installed)
-    return policy.has_gone_past(installed, release, release.parts[deployment.component], is_known=known)
+    return policy.has_gone_past(device, installed, release, release.parts[deployment.component], is_known=known)
 
 
 def _end_forgotten(updates: Updates, device: Device, report: Progress) -> None:

@@ -8,6 +8,7 @@
     │   └── InvalidInput          a file, version or name that cannot be used
     ├── Malformed                 bytes from a wire that are not what they should be
     ├── ManifestRefused           a signed manifest that does not hold, with the name of the reason
+    ├── KeysetRefused             a signed keyset that does not follow, with the name of the reason
     ├── IllegalTransition         an event that a deployment's state does not know
     ├── StoreError                the database or the artifact store
     │   ├── NewerSchema           written by a newer version of this program
@@ -66,6 +67,15 @@ class ManifestRefused(OtaBridgeError):
         self.reason = reason
 
 
+class KeysetRefused(OtaBridgeError):
+    """A keyset that does not follow the one before it. `reason` is the name that devices report too."""
+
+    def __init__(self, reason: "KeysetReason", detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
 class IllegalTransition(OtaBridgeError):
     """The deployment's state has no row for this event; nothing was changed."""
 
@@ -106,6 +116,21 @@ class RefusedReason(StrEnum):
     SIZE = "REFUSED_SIZE"
     PRECURSOR = "REFUSED_PRECURSOR"
     DIGEST = "REFUSED_DIGEST"
+
+
+class KeysetReason(StrEnum):
+    """Why a device (or the bridge, when it is published) refuses a keyset."""
+
+    SIZE = "REFUSED_KEYS_SIZE"
+    FORM = "REFUSED_KEYS_FORM"
+    TWICE = "REFUSED_KEYS_TWICE"
+    SIG = "REFUSED_KEYS_SIG"
+    OLD = "REFUSED_KEYS_OLD"
+    VENDOR = "REFUSED_KEYS_VENDOR"
+    ROLLBACK = "REFUSED_KEYS_ROLLBACK"
+    STEP = "REFUSED_KEYS_STEP"
+    EPOCH = "REFUSED_KEYS_EPOCH"
+    NEW = "REFUSED_KEYS_NEW"
 
 
 class BlockRefusal(IntEnum):

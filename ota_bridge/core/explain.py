@@ -85,6 +85,8 @@ def _notes(device: Device, now: Now) -> list[str]:
         notes.append(
             f"{_counted(device.trouble.clashes, 'report')} reused the key of another: is its boot counter kept?"
         )
+    if device.trouble.keyset_refused:
+        notes.append(f"it refused the step after keyset {device.keyset}: {device.trouble.keyset_refused}")
     return notes
 
 

@@ -53,6 +53,8 @@ class Silence:
     rejected_wall: float | None = None
     clashes: int = 0
     """Reports that reused the key of another with other content."""
+    keyset_refused: str = ""
+    """Why it refused the step to the next keyset, as its last check-in says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class Device:
     parts: Mapping[str, InstalledPart] = field(default_factory=dict)
     have: tuple[tuple[bytes, int], ...] = ()
     assigned: Mapping[str, Assignment] = field(default_factory=dict)
+    keyset: int | None = None
+    """The version of its keyset; None: it takes no other than the factory's."""
     last_report_wall: float | None = None
     next_check_in_wall: float | None = None
     last_offer_wall: float | None = None
@@ -106,6 +110,8 @@ class Device:
             max_window=report.max_window,
             parts=dict(report.parts),
             have=report.have,
+            keyset=report.keyset,
+            trouble=replace(self.trouble, keyset_refused=report.keyset_refused),
             last_report_wall=wall,
             next_check_in_wall=None if report.next_s is None else wall + report.next_s,
         )

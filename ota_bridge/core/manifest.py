@@ -90,6 +90,8 @@ class ManifestContent:
     device: bytes | None = None
     """The one device it is for, as in a ticket; None means every device of the classes."""
     dependencies: tuple[Dependency, ...] = ()
+    epoch: int = 1
+    """Version of the keyset since which `seq` counts; another epoch's seqs cannot be compared with it."""
     metadata_sha256: Sha256 | None = None
     """Of the author's metadata that travels beside the manifest."""
 
@@ -114,7 +116,13 @@ class ManifestContent:
         _check_length("device", self.device, _UUID_BYTES)
         if len(self.dependencies) > DEPENDENCIES_MAX:
             raise InvalidInput(f"{len(self.dependencies)} dependencies, at most {DEPENDENCIES_MAX} are allowed")
+        _check_range("epoch", self.epoch, 1, _U32)
         _check_length("metadata sha256", self.metadata_sha256, _SHA256_BYTES)
+
+    @property
+    def counter(self) -> tuple[int, int]:
+        """What anti-rollback compares: epoch, then seq."""
+        return self.epoch, self.seq
 
     def _check_classes(self) -> None:
         if not 1 <= len(self.classes) <= CLASSES_MAX:

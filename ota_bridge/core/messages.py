@@ -73,6 +73,10 @@ class CheckIn:
     max_window: int | None = None
     next_s: int | None = None
     have: tuple[tuple[bytes, int], ...] = ()
+    keyset: int | None = None
+    """The version of the device's keyset; None: it takes no other."""
+    keyset_refused: str = ""
+    """Why it refused the last step that it was sent."""
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -213,7 +217,20 @@ class CheckInRequest:
     encoding: Encoding
 
 
-Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeysetNotice:
+    """The signed step to the keyset after the device's own."""
+
+    device: DeviceId
+    encoding: Encoding
+    version: int
+    step: bytes
+    digest: Sha256
+    max_packet: int | None
+    """As in an offer: a longer notice goes in the short form."""
+
+
+Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | KeysetNotice
 
 
 # --- everything the core puts out ----------------------------------------------------------------------------
@@ -249,6 +266,8 @@ class GrantsChanged:
 
     device: DeviceId
     grants: tuple[Grant, ...]
+    inline: tuple[tuple[Sha256, bytes], ...] = ()
+    """Small artifacts that need no deployment: the step to the next keyset, by digest."""
 
     @property
     def fetched_wall(self) -> float | None:
@@ -280,14 +299,4 @@ class LimitsChanged:
     limits: Limits
 
 
-Output = (
-    ReportAck
-    | Offer
-    | PublicOffer
-    | CancelUpdate
-    | CheckInRequest
-    | GrantsChanged
-    | Event
-    | RolloutChanged
-    | LimitsChanged
-)
+Output = Downlink | GrantsChanged | Event | RolloutChanged | LimitsChanged

@@ -147,7 +147,7 @@ def add_release(context: Context, upload: Upload) -> Json:
     name = release_id(upload.product, manifest.version)
     for release in unit.releases.all(product=upload.product):
         other = release.parts.get(manifest.component)
-        if other is not None and release.id != name and other.manifest.seq == manifest.seq:
+        if other is not None and release.id != name and other.manifest.counter == manifest.counter:
             raise Conflict(
                 f"seq {manifest.seq} of {upload.product} {manifest.component} is taken by {release.id}; sign a higher"
             )

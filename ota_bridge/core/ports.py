@@ -1,4 +1,4 @@
-"""What the core asks of the outside, as small Protocols: one per aggregate, the unit of work, and two for signatures.
+"""What the core asks of the outside, as small Protocols: one per aggregate, the unit of work, and three for signatures.
 
 Rules for every implementation (tests/contract runs over all of them):
 1. A unit of work is used on one thread, inside one transaction; nothing of it is visible outside before the commit.
@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import ReportKey
 from ota_bridge.core.rollout.model import Rollout, RolloutState
@@ -167,3 +168,9 @@ class TicketIssuer(Protocol):
     """Signs freshness tickets with the online key; None where there is none."""
 
     def __call__(self, device: DeviceId, nonce: bytes, manifest_digest: bytes, wall: float) -> bytes | None: ...
+
+
+class Keysets(Protocol):
+    """What a device with this keyset is to be sent; checked anew whenever the trust document changes."""
+
+    def __call__(self, version: int) -> KeysetStanding: ...

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+from ota_bridge.core import keysets
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.delivery import Due, Pacing, is_served
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State, Transition
@@ -21,19 +22,20 @@ from ota_bridge.core.messages import (
     GrantsChanged,
     GrantState,
     InstalledPart,
+    KeysetNotice,
     Offer,
     Output,
     PublicOffer,
     RolloutChanged,
 )
-from ota_bridge.core.ports import ManifestVerifier, TicketIssuer, UnitOfWork
+from ota_bridge.core.ports import Keysets, ManifestVerifier, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout import planner, policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
 SHORT_PACKET_BYTES = 4096
-"""Devices that take less may need the short form of an offer, and fetch manifest and ticket as artifacts."""
+"""Devices that take less may need the short form of a notice, and fetch manifest, ticket or keyset as artifacts."""
 
 WAITING: Final = "waiting to be offered"
 """The cause of a deployment of which nothing else is known yet."""
@@ -71,6 +73,7 @@ class Updates:
     rules: Rules
     verify: ManifestVerifier
     ticket: TicketIssuer
+    keysets: Keysets
     outputs: list[Output] = field(default_factory=list)
     _offered: set[DeviceId] = field(default_factory=set)
     """Whom this unit of work has sent a notice: those of one device's components go together."""
@@ -174,13 +177,16 @@ class Updates:
                     is_whole=deployment.state is State.DOWNLOADED,
                 )
             )
-        return GrantsChanged(device=device_id, grants=tuple(found))
+        step = self._keyset_notice(device) if device is not None and _takes_little(device) else None
+        return GrantsChanged(
+            device=device_id, grants=tuple(found), inline=() if step is None else ((step.digest, step.step),)
+        )
 
     def _inline(
         self, device: Device, deployment: Deployment, envelope: bytes, digest: bytes
     ) -> tuple[tuple[Sha256, bytes], ...]:
         inline = [(Sha256(digest), envelope)]
-        if device.max_packet is not None and device.max_packet < SHORT_PACKET_BYTES:
+        if _takes_little(device):
             ticket = self._ticket(device, deployment, digest)
             if ticket is not None:
                 inline.append((sha256(ticket), ticket))
@@ -302,6 +308,10 @@ class Updates:
         if self._is_paused(deployment) or not deployment.can(DeploymentEvent.OFFER):
             return device
         release = self.release_of(deployment)
+        waits = self._keyset_hindrance(device)
+        if waits:
+            self._hold_back(device, deployment, f"not offered: {waits}")
+            return device
         known = is_known(self.unit, device.id.product, device.parts.get(deployment.component))
         obstacle = policy.obstacle(device, release, release.parts[deployment.component], is_known=known)
         if obstacle is not None:
@@ -334,7 +344,7 @@ class Updates:
             resent=not answers_check_in,
         )
         self.outputs.append(self._with_ticket(notice, device, moved))
-        if device.max_packet is not None and device.max_packet < SHORT_PACKET_BYTES:
+        if _takes_little(device):
             # The ticket may have to be fetched, so it must be in the table before the notice.
             self.outputs.insert(len(self.outputs) - 1, self.grants(device.id))
         self.tell(device.id, "offer", id=moved.id, release=moved.release, offers=moved.offers)
@@ -355,10 +365,9 @@ class Updates:
 
     def _notice(self, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
         part = release.parts[deployment.component]
-        try:
-            self.verify(part.envelope)
-        except ManifestRefused as refused:
-            return f"the manifest no longer holds ({refused}); check the trust document"
+        refused = self.distrust(deployment)
+        if refused:
+            return refused
         if device.proto == 0:
             if not self.rules.public_url:
                 return "the device downloads by URL and offers.public_url is not set"
@@ -395,6 +404,32 @@ class Updates:
             return notice
         ticket = self._ticket(device, deployment, notice.manifest_digest)
         return replace(notice, ticket=ticket, ticket_digest=sha256(ticket) if ticket is not None else None)
+
+    def distrust(self, deployment: Deployment) -> str:
+        """Why the manifest of this deployment is not believed any more, or nothing."""
+        try:
+            self.verify(self.release_of(deployment).parts[deployment.component].envelope)
+        except ManifestRefused as refused:
+            return f"the manifest no longer holds ({refused}); check the trust document"
+        return ""
+
+    # --- keysets -----------------------------------------------------------------------------------------
+
+    def send_keyset(self, device: Device, *, before: int | None) -> None:
+        """In answer to a check-in: the step to the next keyset, where there is one. `before`: what it had."""
+        step = self._keyset_notice(device)
+        if _takes_little(device) and (step is not None or before != device.keyset):
+            self.grant(device.id)
+        if step is None:
+            return
+        self.outputs.append(step)
+        self.tell(device.id, "keyset_sent", version=step.version, refused=device.trouble.keyset_refused or None)
+
+    def _keyset_notice(self, device: Device) -> KeysetNotice | None:
+        return None if device.keyset is None else keysets.notice(device, self.keysets(device.keyset))
+
+    def _keyset_hindrance(self, device: Device) -> str:
+        return "" if device.keyset is None else keysets.hindrance(device, self.keysets(device.keyset))
 
     # --- canceling ---------------------------------------------------------------------------------------
 
@@ -452,6 +487,10 @@ def is_known(unit: UnitOfWork, product: str, part: InstalledPart | None) -> bool
 def is_in_catalog(unit: UnitOfWork, product: str, part: InstalledPart) -> bool:
     """True if there is a release of the version that runs there."""
     return unit.releases.get(ReleaseId(f"{product}/{part.version}")) is not None
+
+
+def _takes_little(device: Device) -> bool:
+    return device.max_packet is not None and device.max_packet < SHORT_PACKET_BYTES
 
 
 def sha256(data: bytes) -> Sha256:

@@ -77,6 +77,8 @@ def device_view(unit: UnitOfWork, device: Device) -> Json:
             name: {"release": held.release, "rollout": held.rollout} for name, held in sorted(device.assigned.items())
         },
         "encoding": device.encoding.value,
+        "keyset": device.keyset,
+        "keyset_refused": device.trouble.keyset_refused or None,
         "last_report": iso(device.last_report_wall),
         "next_check_in": iso(device.next_check_in_wall),
         "last_offer": iso(device.last_offer_wall),
@@ -126,6 +128,7 @@ def release_view(release: Release) -> Json:
                 "sha256": part.manifest.sha256.hex(),
                 "size_bytes": part.manifest.size_bytes,
                 "seq": part.manifest.seq,
+                "epoch": part.manifest.epoch,
                 "chunk_bytes": part.manifest.chunk_bytes,
                 "file_name": part.file_name,
                 "manifest_digest": part.manifest.digest.hex(),

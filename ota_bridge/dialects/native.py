@@ -7,7 +7,8 @@ Rules of this dialect:
 3. A report without `proto` is of the public shape: no key, no acknowledgement, served by URL, downlinks at QoS 0,
    because such devices drop QoS 1 messages after a reconnect.
 4. Nothing is ever retained on `update`: an early notice is lost by some devices and obeyed too late by others.
-5. An offer that does not fit the device's largest packet goes in the short form: digests to be fetched as artifacts.
+5. An offer or a keyset that does not fit the device's largest packet goes in the short form: digests to be fetched as
+   artifacts.
 """
 
 import base64
@@ -29,6 +30,7 @@ from ota_bridge.core.messages import (
     Encoding,
     Event,
     InstalledPart,
+    KeysetNotice,
     Offer,
     Progress,
     PublicOffer,
@@ -65,6 +67,7 @@ _QUICK_MAX_BYTES: Final = 64
 _unpack = msgpack.unpackb
 _UNPACK_ERRORS: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 _MSGPACK_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
+_REFUSAL: Final = re.compile(r"[A-Z][A-Z_]*")
 _RESULT_CODE: Final = re.compile(r"-?[0-9]{1,4}|[A-Z][A-Z_]{0,31}")
 
 
@@ -122,6 +125,8 @@ class NativeDialect:
                 body = {"type": "cancel_update", "id": downlink.deployment}
             case CheckInRequest():
                 body = {"type": "check_in"}
+            case KeysetNotice():
+                return MqttMessage(topic=topic, payload=_keyset(downlink, len(topic.encode())), qos=1)
             case _ as unreachable:
                 assert_never(unreachable)
         return MqttMessage(topic=topic, payload=pack(body, downlink.encoding), qos=1)
@@ -262,6 +267,8 @@ def _check_in(
         max_window=fields.optional(fields.uint, "max_window", minimum=1, maximum=U32),
         next_s=fields.optional(fields.uint, "next_s", maximum=DAYS_400_S),
         have=_have(fields) if "have" in fields else (),
+        keyset=fields.optional(fields.uint, "keys", minimum=1, maximum=U32),
+        keyset_refused=fields.text("keys_refused", max_bytes=32, pattern=_REFUSAL) if "keys_refused" in fields else "",
         body=body,
     )
 
@@ -372,6 +379,14 @@ def _offer(offer: Offer, topic_bytes: int) -> bytes:
     if offer.ticket is not None and offer.ticket_digest is not None:
         body["ticket"] = [bytes(offer.ticket_digest), len(offer.ticket)]
     return pack(body, offer.encoding)
+
+
+def _keyset(notice: KeysetNotice, topic_bytes: int) -> bytes:
+    body: dict[str, Any] = {"type": "update_keys", "version": notice.version, "keyset": notice.step}
+    payload = pack(body, notice.encoding)
+    if notice.max_packet is None or _packet_bytes(topic_bytes, payload) <= notice.max_packet:
+        return payload
+    return pack({**body, "keyset": [bytes(notice.digest), len(notice.step)]}, notice.encoding)
 
 
 def _packet_bytes(topic_bytes: int, payload: bytes) -> int:

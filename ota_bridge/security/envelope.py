@@ -1,14 +1,15 @@
-"""The signed envelope that manifests and tickets share: `[payload, [signature, …]]` in deterministic CBOR.
+"""The signed envelope that manifests, tickets and keysets share: `[payload, [signature, …]]` in deterministic CBOR.
 
 Each signature is an untagged COSE_Sign1 (RFC 9052 §4.2) with a detached payload,
-`[protected, {4: key id}, null, signature]`, over `["Signature1", protected, h'', payload]`. So several
+`[protected, {4: key id}, null, signature]`, over `["Signature1", protected, context, payload]`. So several
 authors sign the same bytes on different machines, and a device needs no CBOR writer: what is signed is a
 constant head and the payload as received. The payload is never serialised again.
 
-1. The envelope is at most 512 bytes; signatures are written in the order of their key ids.
+1. The envelope is at most as large as its `Kind` says; signatures are written in the order of their key ids.
 2. A signature by a key that is not trusted is ignored: it may be for devices with a newer key.
 3. A signature that names a trusted key and does not hold refuses the whole envelope: it was tampered with.
 4. A key counts once, however often it signed.
+5. A signature over one kind of envelope never holds for another whose context differs.
 """
 
 import hashlib
@@ -23,13 +24,27 @@ from ota_bridge.security import cbor
 from ota_bridge.security.keys import KID_BYTES, SIGNATURE_BYTES, Algorithm, PublicKey, SigningKey
 
 ENVELOPE_BYTES_MAX: Final = 512
+"""Of a manifest or a ticket."""
 _KID_LABEL: Final = 4  # RFC 9052 §3.1
-_SIGNATURES_MAX: Final = 8
+SIGNATURES_MAX: Final = 8
 _DETACHED: Final = 2  # the place of the payload in a COSE_Sign1
 _PROTECTED: Final = {
     Algorithm.ED25519: bytes.fromhex("a10132"),  # {1: -19}
     Algorithm.P256: bytes.fromhex("a10128"),  # {1: -9}, ESP256
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """What an envelope is for: its name in errors, how large it may be, what else its signatures cover."""
+
+    name: str
+    max_bytes: int
+    context: bytes = b""
+
+
+MANIFEST: Final = Kind(name="manifest", max_bytes=ENVELOPE_BYTES_MAX)
+"""Tickets, too: their keys are never those of authors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,33 +64,46 @@ class Envelope:
     signatures: tuple[Signature, ...]
 
 
-def signed_bytes(protected: bytes, payload: bytes) -> bytes:
+def signed_bytes(protected: bytes, payload: bytes, context: bytes = b"") -> bytes:
     """What a signature covers (RFC 9052 §4.4)."""
-    return cbor.write(["Signature1", protected, b"", payload])
+    return cbor.write(["Signature1", protected, context, payload])
 
 
-def seal(payload: bytes, keys: Iterable[SigningKey]) -> bytes:
+def seal(payload: bytes, keys: Iterable[SigningKey], *, kind: Kind = MANIFEST) -> bytes:
     """Sign `payload` with each key; raises InvalidInput when a key comes twice or the result is too large."""
-    return _written(payload, [_signature(payload, key) for key in keys])
+    signatures = [_signature(payload, key, kind) for key in keys]
+    if not signatures:
+        raise InvalidInput("at least one key must sign")
+    return write(payload, signatures, kind=kind)
 
 
-def add(envelope: bytes, key: SigningKey) -> bytes:
+def add(envelope: bytes, key: SigningKey, *, kind: Kind = MANIFEST) -> bytes:
     """`envelope` with one more signature; those in it stay as they are, the payload byte for byte."""
-    opened = open_envelope(envelope)
-    return _written(opened.payload, [*opened.signatures, _signature(opened.payload, key)])
+    opened = open_envelope(envelope, kind=kind, min_signatures=0)
+    return write(opened.payload, [*opened.signatures, _signature(opened.payload, key, kind)], kind=kind)
 
 
-def open_envelope(envelope: bytes) -> Envelope:
+def write(payload: bytes, signatures: Sequence[Signature], *, kind: Kind) -> bytes:
+    """An envelope from its parts; raises InvalidInput as `seal` does."""
+    kids = [signature.kid for signature in signatures]
+    if len(set(kids)) != len(kids):
+        raise InvalidInput("the same key signs twice")
+    ordered = sorted(signatures, key=lambda signature: signature.kid)
+    envelope = cbor.write([payload, [[s.protected, {_KID_LABEL: s.kid}, None, s.value] for s in ordered]])
+    if len(envelope) > kind.max_bytes:
+        raise InvalidInput(f"the signed {kind.name} is {len(envelope)} bytes, at most {kind.max_bytes} are allowed")
+    return envelope
+
+
+def open_envelope(envelope: bytes, *, kind: Kind = MANIFEST, min_signatures: int = 1) -> Envelope:
     """Take an envelope apart; raises Malformed. Use `valid_kids` to learn whom to believe."""
-    outer = Fields.of_array(
-        read_cbor(envelope, max_bytes=ENVELOPE_BYTES_MAX), min_items=2, max_items=2, name="envelope"
-    )
-    payload = outer.binary(0, min_bytes=1, max_bytes=ENVELOPE_BYTES_MAX)
-    listed = outer.array(1, min_items=1, max_items=_SIGNATURES_MAX)
+    outer = Fields.of_array(read_cbor(envelope, max_bytes=kind.max_bytes), min_items=2, max_items=2, name="envelope")
+    payload = outer.binary(0, min_bytes=1, max_bytes=kind.max_bytes)
+    listed = outer.array(1, min_items=min_signatures, max_items=SIGNATURES_MAX)
     return Envelope(payload=payload, signatures=tuple(_read_signature(listed, i) for i in range(len(listed))))
 
 
-def valid_kids(opened: Envelope, trusted: Sequence[PublicKey]) -> frozenset[bytes]:
+def valid_kids(opened: Envelope, trusted: Sequence[PublicKey], *, kind: Kind = MANIFEST) -> frozenset[bytes]:
     """The trusted keys that signed; raises Malformed where one of their signatures does not hold."""
     by_kid = {key.kid: key for key in trusted}
     valid: set[bytes] = set()
@@ -85,7 +113,7 @@ def valid_kids(opened: Envelope, trusted: Sequence[PublicKey]) -> frozenset[byte
             continue
         if signature.protected != _PROTECTED[key.algorithm]:
             raise Malformed(f"the signature by {key.kid.hex()} names another algorithm than {key.algorithm}")
-        if not key.verify(signed_bytes(signature.protected, opened.payload), signature.value):
+        if not key.verify(signed_bytes(signature.protected, opened.payload, kind.context), signature.value):
             raise Malformed(f"the signature by {key.kid.hex()} does not match")
         valid.add(key.kid)
     return frozenset(valid)
@@ -110,19 +138,7 @@ def _read_signature(listed: Fields, index: int) -> Signature:
     return Signature(kid=kid, protected=protected, value=value)
 
 
-def _signature(payload: bytes, key: SigningKey) -> Signature:
+def _signature(payload: bytes, key: SigningKey, kind: Kind) -> Signature:
     protected = _PROTECTED[key.algorithm]
-    return Signature(kid=key.kid, protected=protected, value=key.sign(signed_bytes(protected, payload)))
-
-
-def _written(payload: bytes, signatures: Sequence[Signature]) -> bytes:
-    kids = [signature.kid for signature in signatures]
-    if not kids:
-        raise InvalidInput("at least one key must sign")
-    if len(set(kids)) != len(kids):
-        raise InvalidInput("the same key signs twice")
-    ordered = sorted(signatures, key=lambda signature: signature.kid)
-    envelope = cbor.write([payload, [[s.protected, {_KID_LABEL: s.kid}, None, s.value] for s in ordered]])
-    if len(envelope) > ENVELOPE_BYTES_MAX:
-        raise InvalidInput(f"the signed manifest is {len(envelope)} bytes, at most {ENVELOPE_BYTES_MAX} are allowed")
-    return envelope
+    value = key.sign(signed_bytes(protected, payload, kind.context))
+    return Signature(kid=key.kid, protected=protected, value=value)

@@ -1,11 +1,13 @@
-"""Keys that sign and verify: Ed25519 and P-256, private ones in PEM files.
+"""Keys that sign and verify: Ed25519 and P-256, in PEM files.
 
 A key id (kid) is the first 8 bytes of the SHA-256 of the public key: of Ed25519 the raw 32 bytes, of P-256
 the uncompressed point of 65. Signatures are 64 bytes: Ed25519, or r ‖ s of deterministic ECDSA (RFC 6979)
-with SHA-256. Private keys are PEM (PKCS 8), of mode 0600, and never written over another file.
+with SHA-256. Private keys are PEM (PKCS 8), of mode 0600, and never written over another file; public ones are
+PEM (SubjectPublicKeyInfo), as openssl writes them.
 """
 
 import hashlib
+import os
 import stat
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -58,6 +60,14 @@ class PublicKey:
         except ValueError:
             raise Malformed(f"these {len(self.raw)} bytes are not a public key of {self.algorithm}") from None
         object.__setattr__(self, "kid", hashlib.sha256(self.raw).digest()[:KID_BYTES])
+
+    @classmethod
+    def of(cls, raw: bytes) -> "PublicKey":
+        """The key of these bytes, whose number names the algorithm; raises Malformed."""
+        for algorithm, size in _PUBLIC_BYTES.items():
+            if len(raw) == size:
+                return cls(algorithm=algorithm, raw=raw)
+        raise Malformed(f"a public key has {' or '.join(map(str, _PUBLIC_BYTES.values()))} bytes, not {len(raw)}")
 
     def verify(self, message: bytes, signature: bytes) -> bool:
         """Whether this key made `signature` over `message`."""
@@ -124,12 +134,13 @@ class SigningKey:
         """Write it as PEM with mode 0600; raises Conflict when `path` exists, InvalidInput when it cannot."""
         encryption = serialization.BestAvailableEncryption(password) if password else serialization.NoEncryption()
         pem = self._private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
-        try:
-            write_new(path, pem, mode=0o600)
-        except FileExistsError:
-            raise Conflict(f"key file {path} exists already; move it away first, it is not overwritten") from None
-        except OSError as error:
-            raise InvalidInput(f"key file {path} cannot be written: {error.strerror}") from None
+        _write_pem(path, pem, mode=0o600)
+
+    def save_public(self, path: Path) -> None:
+        """Write the public half for others; raises as `save` does."""
+        public = self._private.public_key()
+        pem = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        _write_pem(path, pem, mode=0o644)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,17 +153,45 @@ class LoadedKey:
 
 def load_key(path: Path, *, password: bytes | None = None) -> LoadedKey:
     """Read a PEM private key; raises NotFound or InvalidInput in a sentence that says what to do."""
-    try:
-        pem, status = read_bounded(path, _PEM_BYTES_MAX)
-    except FileNotFoundError:
-        raise NotFound(f"key file {path} does not exist; `ota-bridge keys new` makes one") from None
-    except OSError as error:
-        raise InvalidInput(f"key file {path} cannot be read: {error.strerror}") from None
+    pem, status = _read_pem(path)
     warning = None
     if stat.S_IMODE(status.st_mode) & 0o077:
         mode = stat.S_IMODE(status.st_mode)
         warning = f"key file {path} can be read by others (mode {mode:04o}): chmod 600 {path}"
     return LoadedKey(key=SigningKey(_parse_pem(pem, path, password)), warning=warning)
+
+
+def load_public(path: Path) -> PublicKey:
+    """Read a PEM public key, or the public half of a private one; raises as `load_key` does."""
+    pem, _ = _read_pem(path)
+    if b"PRIVATE" in pem:
+        return load_key(path).key.public
+    try:
+        public = serialization.load_pem_public_key(pem)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise InvalidInput(f"key file {path} holds no PEM public key") from None
+    found = _public_key(public)
+    if found is None:
+        raise InvalidInput(f"key file {path} holds a key of type {_kind(public)}; Ed25519 or P-256 is needed")
+    return found
+
+
+def _read_pem(path: Path) -> tuple[bytes, os.stat_result]:
+    try:
+        return read_bounded(path, _PEM_BYTES_MAX)
+    except FileNotFoundError:
+        raise NotFound(f"key file {path} does not exist; `ota-bridge keys new` makes one") from None
+    except OSError as error:
+        raise InvalidInput(f"key file {path} cannot be read: {error.strerror}") from None
+
+
+def _write_pem(path: Path, pem: bytes, *, mode: int) -> None:
+    try:
+        write_new(path, pem, mode=mode)
+    except FileExistsError:
+        raise Conflict(f"key file {path} exists already; move it away first, it is not overwritten") from None
+    except OSError as error:
+        raise InvalidInput(f"key file {path} cannot be written: {error.strerror}") from None
 
 
 def _parse_pem(pem: bytes, path: Path, password: bytes | None) -> _Private:
@@ -169,13 +208,25 @@ def _parse_pem(pem: bytes, path: Path, password: bytes | None) -> _Private:
         return private
     if isinstance(private, ec.EllipticCurvePrivateKey) and isinstance(private.curve, ec.SECP256R1):
         return private
-    kind = private.curve.name if isinstance(private, ec.EllipticCurvePrivateKey) else type(private).__name__
-    raise InvalidInput(f"key file {path} holds a key of type {kind.lstrip('_')}; Ed25519 or P-256 is needed")
+    raise InvalidInput(f"key file {path} holds a key of type {_kind(private)}; Ed25519 or P-256 is needed")
+
+
+def _kind(key: object) -> str:
+    if isinstance(key, ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey):
+        return key.curve.name
+    return type(key).__name__.lstrip("_")
 
 
 def _public_half(private: _Private) -> PublicKey:
-    public = private.public_key()
+    found = _public_key(private.public_key())
+    assert found is not None
+    return found
+
+
+def _public_key(public: object) -> PublicKey | None:
     if isinstance(public, ed25519.Ed25519PublicKey):
         return PublicKey(algorithm=Algorithm.ED25519, raw=public.public_bytes_raw())
-    point = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
-    return PublicKey(algorithm=Algorithm.P256, raw=point)
+    if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1):
+        point = public.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint)
+        return PublicKey(algorithm=Algorithm.P256, raw=point)
+    return None

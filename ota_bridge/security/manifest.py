@@ -6,7 +6,8 @@ The payload is a map with small unsigned keys (`_Key` below is the format); `env
 - REFUSED_SIZE: larger than the 512 bytes that a device sets aside;
 - REFUSED_SIG: not an envelope, or not enough valid signatures by trusted authors;
 - REFUSED_TYPE: signed, but not a manifest of this format (unknown key, wrong type, value out of range);
-- REFUSED_CLASS: another vendor's.
+- REFUSED_CLASS: another vendor's;
+- REFUSED_ROLLBACK, REFUSED_DEP: its seq counts from an earlier keyset than the present one's, or from a later.
 """
 
 from collections.abc import Iterable
@@ -34,7 +35,7 @@ _DEPTH_MAX: Final = 4
 
 
 class _Key(IntEnum):
-    """The keys of the payload; 19, 21 and 22 are reserved and refused."""
+    """The keys of the payload; 19 and 21 are reserved and refused."""
 
     FORMAT = 1
     SEQ = 2
@@ -55,6 +56,7 @@ class _Key(IntEnum):
     PRECURSOR_SHA256 = 17
     DEVICE = 18
     DEPENDENCIES = 20
+    EPOCH = 22
     METADATA_SHA256 = 23
 
 
@@ -82,6 +84,7 @@ def encode_payload(content: ManifestContent) -> bytes:
         _Key.PRECURSOR_SHA256: content.precursor_sha256,
         _Key.DEVICE: content.device,
         _Key.DEPENDENCIES: dependencies or None,
+        _Key.EPOCH: None if content.epoch == 1 else content.epoch,
         _Key.METADATA_SHA256: content.metadata_sha256,
     }
     return cbor.write({key: value for key, value in fields.items() if value is not None})
@@ -114,19 +117,25 @@ def signers(signed: bytes) -> tuple[bytes, ...]:
 
 
 def verify(signed: bytes, trust: Trust) -> ManifestFacts:
-    """What the authors signed; raises ManifestRefused unless `trust.threshold` of them did."""
-    opened = _opened(signed)
+    """What the authors signed; raises ManifestRefused unless as many as the present keyset demands did."""
+    opened, keyset = _opened(signed), trust.keyset
     try:
-        valid = envelope.valid_kids(opened, trust.authors)
+        valid = envelope.valid_kids(opened, keyset.authors)
     except Malformed as error:
         raise ManifestRefused(RefusedReason.SIG, str(error)) from None
-    if len(valid) < trust.threshold:
+    if len(valid) < keyset.threshold:
         raise ManifestRefused(
-            RefusedReason.SIG, f"{len(valid)} of the {trust.threshold} required author signatures are there"
+            RefusedReason.SIG, f"{len(valid)} of the {keyset.threshold} required author signatures are there"
         )
     facts = _facts(opened.payload, envelope.digest(signed))
     if facts.vendor != trust.vendor_id:
         raise ManifestRefused(RefusedReason.CLASS, f"it is for another vendor than {trust.vendor}")
+    if facts.epoch < keyset.epoch:
+        raise ManifestRefused(
+            RefusedReason.ROLLBACK, f"since keyset {keyset.epoch} seqs count anew and it is from before; sign it again"
+        )
+    if facts.epoch > keyset.epoch:
+        raise ManifestRefused(RefusedReason.DEP, f"it counts from keyset {facts.epoch}; publish that one first")
     return facts
 
 
@@ -182,6 +191,7 @@ def _read_payload(fields: Fields, digest: Sha256) -> ManifestFacts:
         precursor_sha256=_read_optional_sha256(fields, _Key.PRECURSOR_SHA256),
         device=fields.optional(fields.binary, _Key.DEVICE, min_bytes=_UUID_BYTES, max_bytes=_UUID_BYTES),
         dependencies=_read_dependencies(fields) if _Key.DEPENDENCIES in fields else (),
+        epoch=fields.uint(_Key.EPOCH, minimum=2, maximum=U32) if _Key.EPOCH in fields else 1,
         metadata_sha256=_read_optional_sha256(fields, _Key.METADATA_SHA256),
         digest=digest,
     )

@@ -103,6 +103,7 @@ def sign_file(
     security_counter: int | None = None,
     device: bytes | None = None,
     dependencies: tuple[Dependency, ...] = (),
+    epoch: int = 1,
     metadata_sha256: Sha256 | None = None,
     progress: Progress | None = None,
 ) -> SignedImage:
@@ -130,6 +131,7 @@ def sign_file(
             security_counter=security_counter,
             device=device,
             dependencies=dependencies,
+            epoch=epoch,
             metadata_sha256=metadata_sha256,
         )
 

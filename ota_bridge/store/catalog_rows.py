@@ -41,6 +41,7 @@ _FACT_PLAIN: Final = (
     "expires_s",
     "security_counter",
     "installed_size_bytes",
+    "epoch",
 )
 
 

@@ -62,7 +62,7 @@ def b64(value: bytes) -> str:
 DEVICE_COLUMNS: Final = (
     *("product", "name", "state", "created_wall", "hw", "hw_reported", "label", "tags", "dialect", "encoding"),
     *("proto", "boot", "nonce", "max_packet", "max_block", "max_window", "parts", "have", "assigned"),
-    *("last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall", "trouble"),
+    *("last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall", "trouble", "keyset"),
 )
 
 
@@ -93,6 +93,7 @@ def device_row(device: Device) -> Row:
         device.last_offer_wall,
         device.last_block_wall,
         _trouble_text(device.trouble),
+        device.keyset,
     )
 
 
@@ -122,6 +123,7 @@ def device_from(row: Row) -> Device:
         last_offer_wall=row[21],
         last_block_wall=row[22],
         trouble=_trouble_from(row[23]),
+        keyset=row[24],
     )
 
 
@@ -163,6 +165,7 @@ def _trouble_text(trouble: Silence) -> str:
             "rejected_reason": trouble.rejected_reason,
             "rejected_wall": trouble.rejected_wall,
             "clashes": trouble.clashes,
+            "keyset_refused": trouble.keyset_refused,
         }
     )
 

@@ -179,4 +179,9 @@ def _limits(db: Database) -> None:
     db.execute(_LIMITS)
 
 
-SCHEMA_VERSION: Final = 2
+@MIGRATIONS(name="0003_keysets")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _keysets(db: Database) -> None:
+    db.execute("ALTER TABLE devices ADD COLUMN keyset INTEGER")
+
+
+SCHEMA_VERSION: Final = 3

@@ -36,6 +36,7 @@ from typing import Any, Final
 from ota_bridge.core.errors import (
     ConfigError,
     InvalidInput,
+    KeysetRefused,
     Malformed,
     ManifestRefused,
     OperatorError,
@@ -269,7 +270,7 @@ def _read_request(line: bytes, upload_max_bytes: int) -> _Request:
 def _refusal(error: OtaBridgeError) -> bytes:
     if isinstance(error, OperatorError):
         return _error(error.code, str(error))
-    if isinstance(error, ManifestRefused):
+    if isinstance(error, ManifestRefused | KeysetRefused):
         return _error("refused", str(error))
     if isinstance(error, Malformed):
         return _error("malformed", str(error))

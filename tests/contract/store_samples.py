@@ -172,6 +172,7 @@ FACTS = st.builds(
     sha256=DIGESTS,
     chunk_bytes=st.sampled_from([256, 4096, 65536]),
     merkle_root=DIGESTS,
+    epoch=st.integers(1, 2**32 - 1),
     min_present_seq=maybe(U32S),
     expires_s=maybe(U64S),
     security_counter=maybe(U32S),
@@ -251,7 +252,9 @@ DEVICES = st.builds(
         rejected_reason=TEXTS,
         rejected_wall=maybe(WALLS),
         clashes=U32S,
+        keyset_refused=TEXTS,
     ),
+    keyset=maybe(U32S),
 )
 ROLLOUTS = st.builds(
     Rollout,

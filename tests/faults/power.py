@@ -177,7 +177,7 @@ FAMILIES = (
         run=partial(run_one, RECORDS),
         test=30,
         faults=1_000,
-        full=5_600,  # all
+        full=6_400,  # all
         limit_s=60.0,
         prepare=prepare,
     ),
@@ -186,8 +186,8 @@ FAMILIES = (
         about="one power cut at any other operation (boot, switch, trial, confirm, revert), or between two events",
         run=partial(run_one, SWITCH),
         test=216,
-        faults=4_900,  # all
-        full=4_900,
+        faults=5_700,  # all
+        full=5_700,
         limit_s=60.0,
         prepare=prepare,
     ),

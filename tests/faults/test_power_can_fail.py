@@ -221,7 +221,7 @@ MUTANTS = [
     (torn_unit_is_not_erased(), power.DOWNLOAD, "I3"),
     (torn_unit_is_not_erased_where_it_reads_so(), power.DOWNLOAD, "I3"),
     (download_begins_anew_after_a_restart(), power.DOWNLOAD, "I9"),
-    (journal_of_one_sector(), power.RECORDS, "I3"),
+    (journal_of_one_sector(), power.RECORDS, "I7"),
     (saves(trial_boot_is_not_recorded), power.SWITCH, "I3"),
     (rolled_back_is_not_kept(), power.SWITCH, "I3"),
     (rolled_back_is_forgotten_before_it_is_acknowledged(), power.SWITCH, "I3"),

@@ -6,13 +6,22 @@ from types import SimpleNamespace
 import pytest
 from core_world import World, facts_of, image_of
 
-from ota_bridge.core.errors import Conflict, InvalidInput, Malformed, ManifestRefused, RefusedReason
+from ota_bridge.core.errors import (
+    Conflict,
+    InvalidInput,
+    KeysetReason,
+    KeysetRefused,
+    Malformed,
+    ManifestRefused,
+    RefusedReason,
+)
 from ota_bridge.intake import Intake
 from ota_bridge.store.blobs import BlobStore
 
 IMAGE = image_of("1.1.0")
 FACTS = facts_of()
 ENVELOPE = b"a signed envelope"
+STEP = b"a signed step"
 ARGS = {
     "envelope": base64.b64encode(ENVELOPE).decode(),
     "product": "prod",
@@ -52,13 +61,19 @@ def verify(envelope):
     return FACTS
 
 
+def publish(step):
+    if step != STEP:
+        raise KeysetRefused(KeysetReason.OLD, "nobody trusted signed it")
+    return {"version": 2, "authors": ["ab"]}
+
+
 @pytest.fixture
 def intake(world, blobs):
     async def commit(work):
         return world.commit(work)[0]
 
     gateway = SimpleNamespace(bridge=world.bridge, now=lambda: world.now, commit=commit)
-    return Intake(gateway, blobs, verify)
+    return Intake(gateway, blobs, verify, publish)
 
 
 def files(blobs):
@@ -154,3 +169,28 @@ async def test_another_manifest_for_the_same_release_is_a_conflict(world, intake
     world.release("1.1.0", seq=7)
     with pytest.raises(Conflict, match="holds this image, signed with seq 7"):
         await intake.add("ann", ARGS, Uploads(IMAGE))
+
+
+# --- rotations ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_rotation_is_checked_and_kept_and_told(intake, caplog):
+    step = base64.b64encode(STEP).decode()
+    assert {"version": 2, "authors": ["ab"]} == await intake.publish_keyset("ann", {"keyset": step})
+    assert "ann published keyset 2: authors ['ab']" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("args", "error"),
+    [
+        ({"keyset": base64.b64encode(b"another").decode()}, KeysetRefused),
+        ({"keyset": "not base64!"}, InvalidInput),
+        ({"keyset": "A" * 2049}, Malformed),
+        ({"keyset": 7}, Malformed),
+        ({}, Malformed),
+        ({"keyset": "", "more": 1}, Malformed),
+    ],
+)
+async def test_what_is_no_rotation_is_refused(intake, args, error):
+    with pytest.raises(error):
+        await intake.publish_keyset("ann", args)

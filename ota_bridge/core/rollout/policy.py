@@ -85,21 +85,28 @@ def is_needed(device: Device, release: Release, part: ReleasePart, *, is_known: 
     manifest = part.manifest
     if runs(installed, version=release.version, image_sha256=manifest.sha256):
         return Obstacle.RUNS_IT
-    if installed.seq is not None and manifest.seq <= installed.seq:
+    if installed.seq is not None and manifest.seq <= installed.seq and not _counts_anew(device, part):
         return Obstacle.ANTI_ROLLBACK
-    if has_gone_past(installed, release, part, is_known=is_known):
+    if has_gone_past(device, installed, release, part, is_known=is_known):
         return Obstacle.RUNS_NEWER
     return None
 
 
-def has_gone_past(installed: InstalledPart, release: Release, part: ReleasePart, *, is_known: bool) -> bool:
+def _counts_anew(device: Device, part: ReleasePart) -> bool:
+    """True if the device's seqs go back to 0 before it could take this part: its keyset is of an earlier epoch."""
+    return device.keyset is not None and device.keyset < part.manifest.epoch
+
+
+def has_gone_past(
+    device: Device, installed: InstalledPart, release: Release, part: ReleasePart, *, is_known: bool
+) -> bool:
     """True if what a device runs is newer than this part.
 
     By its counter; without one by the version's number, but only where the catalog does not have that version: then it
     may have forgotten it, and else it is the operator who wants the older one.
     """
     if installed.seq is not None:
-        return installed.seq > part.manifest.seq
+        return installed.seq > part.manifest.seq and not _counts_anew(device, part)
     ours, theirs = _numbers(release.version), _numbers(installed.version)
     return not is_known and ours is not None and theirs is not None and theirs > ours
 

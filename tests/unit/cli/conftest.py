@@ -119,7 +119,7 @@ class DaemonWithoutLinks:
             self._thread.join(10)
             assert not self._thread.is_alive()
 
-    def report(self, device, version="1.0.0", *, boot=1, seq=1, hw="r1", manifest_seq=0, trial=0):
+    def report(self, device, version="1.0.0", *, boot=1, seq=1, hw="r1", manifest_seq=0, trial=0, **more):
         """A device checks in; returns when that is committed."""
         body = {
             "type": "report_version",
@@ -130,6 +130,7 @@ class DaemonWithoutLinks:
             "seq": seq,
             "nonce": "AAAAAAAAAAAAAAAAAAAAAA==",
             "parts": {"firmware": [version, manifest_seq, "", trial]},
+            **more,
         }
         product, name = device.split("/")
         message = MqttMessage(topic=f"$ota/report/{product}/{name}", payload=json.dumps(body).encode(), qos=1)
@@ -163,17 +164,21 @@ class DaemonWithoutLinks:
         stack.callback(blobs.close)
         loop = self._loop
         store = SqliteStore.open(config.data_dir / DATABASE, deliver=lambda told: loop.call_soon_threadsafe(told))
-        authority = Authority(config.security.trust, config.security.online_key, ticket_valid_s=600)
+        authority = Authority(
+            config.security.trust, config.security.online_key, own_path=config.own_trust_path, ticket_valid_s=600
+        )
         dialect = NativeDialect(config.topics.root)
         server = BlockServer(blobs, block_max=16384, window_max=16, refusals_per_s=2)
         self._gateway = Gateway(
-            bridge=Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket),
+            bridge=Bridge(
+                rules_of(config), verify=authority.verify, ticket=authority.ticket, keysets=authority.standing
+            ),
             store=store,
             dialect=dialect,
             blocks=LocalPlane(server),
             link=self.link,
         )
-        self._intake = Intake(self._gateway, blobs, authority.verify)
+        self._intake = Intake(self._gateway, blobs, authority.verify, authority.publish)
         local = LocalSocket(config.socket_path, call=self._call, subscribe=self._subscribe)
         await local.start()
         return local
@@ -181,6 +186,8 @@ class DaemonWithoutLinks:
     async def _call(self, actor, op, args, upload):
         if op == "release.add":
             return await self._intake.add(actor, args, upload)
+        if op == "keys.publish":
+            return await self._intake.publish_keyset(actor, args)
         if op == "bridge.status":
             return {"control": "up", "blocks": "up", "broker": "mqtt://127.0.0.1:1", "version": "0"}
         result = await self._gateway.operate(actor, op, args)

@@ -82,7 +82,7 @@ def test_a_clock_before_what_was_written_last_is_wrong(operator, daemon, publish
 def test_the_trust_document(operator):
     assert trust_finding(config(operator)).level is Level.FAILURE
     operator("keys", "new")
-    assert trust_finding(config(operator)).text == "1 author(s) of example.com, 1 must sign"
+    assert trust_finding(config(operator)).text == "keyset 1: 1 author(s) of example.com, 1 must sign"
     text = (operator.directory / "ota-trust.json").read_text()
     (operator.directory / "ota-trust.json").write_text(text.replace('"alg"', '"test": true, "alg"'))
     assert trust_finding(config(operator)).level is Level.FAILURE

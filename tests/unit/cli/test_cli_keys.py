@@ -80,7 +80,7 @@ def test_show_points_out_a_key_that_the_trust_document_does_not_name(operator):
     operator("keys", "new")
     (operator.directory / "ota-online.pem").unlink()
     operator("keys", "new", "--out", "o.pem", "--trust", "other.json")
-    assert "which the trust document does not name" in operator("keys", "show").err
+    assert "which keyset 1 does not name" in operator("keys", "show").err
 
 
 def test_show_without_a_trust_document_says_how_to_make_one(operator):

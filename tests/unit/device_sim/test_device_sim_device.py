@@ -114,6 +114,7 @@ def test_the_first_check_in_says_what_the_contract_names(lab):
         "next_s": 30,
         "parts": {"firmware": ["1.0.0", 0, b"", 0]},
         "have": [],
+        "keys": 1,
     } == report
 
 

@@ -204,10 +204,10 @@ wild = st.recursive(
     max_leaves=5,
 )
 FIELDS = ("id", "component", "manifests", "ticket", "boot", "nonce", "apply", "seqs", "go", "stop", "start_in_s", "length_s",
-          "block_max", "window_max")  # fmt: skip
+          "block_max", "window_max", "version", "keyset")  # fmt: skip
 updates = st.builds(
     lambda kind, fields: {**fields, "type": kind},
-    st.sampled_from(["update_firmware", "report_ack", "cancel_update", "apply_update", "check_in", "?"]),
+    st.sampled_from(["update_firmware", "report_ack", "cancel_update", "apply_update", "check_in", "update_keys", "?"]),
     st.dictionaries(st.sampled_from(FIELDS), wild, max_size=4),
 )
 blocks = st.lists(wild, max_size=7)

@@ -14,7 +14,17 @@ from wild import SEEDS, changed, text, wild
 
 from ota_bridge.core import messages
 from ota_bridge.core.errors import BlockRefusal, Malformed
-from ota_bridge.core.messages import BlockRequest, CheckIn, Encoding, Event, Offer, Progress, PublicOffer, Rejected
+from ota_bridge.core.messages import (
+    BlockRequest,
+    CheckIn,
+    Encoding,
+    Event,
+    KeysetNotice,
+    Offer,
+    Progress,
+    PublicOffer,
+    Rejected,
+)
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects import BUILT_IN
@@ -54,6 +64,8 @@ def shown(uplink):
                 name: [part.version, part.seq, part.digest8.hex(), part.trial] for name, part in uplink.parts.items()
             },
             "have": [[artifact.hex(), size] for artifact, size in uplink.have],
+            **({} if uplink.keyset is None else {"keys": uplink.keyset}),
+            **({"keys_refused": uplink.keyset_refused} if uplink.keyset_refused else {}),
         }
     assert isinstance(uplink, Progress), uplink
     names = ("deployment", "component", "version", "percent", "result_code", "result_msg", "retry_after_s", "reason")
@@ -166,6 +178,8 @@ CHECK_INS = st.fixed_dictionaries(
             min_size=1,
             max_size=16,
         ),
+        "keys": st.integers(1, 2**32 - 1),
+        "keys_refused": st.from_regex(r"[A-Z][A-Z_]{0,31}", fullmatch=True),
         "have": st.lists(
             st.tuples(st.binary(min_size=8, max_size=32), st.integers(0, 2**64 - 1)).map(list), max_size=16
         ),
@@ -182,9 +196,7 @@ def test_json_and_msgpack_mean_the_same(message):
 
 # --- any bytes ---------------------------------------------------------------------------------------------------
 
-FIELDS = (
-    "type report version progress state percent result_code proto hw boot seq nonce parts have id component".split()
-)
+FIELDS = "type report version progress state percent result_code proto hw boot seq nonce parts have id component keys".split()
 
 
 def field(rng):
@@ -371,6 +383,27 @@ def test_an_offer_without_ticket_or_nonce_leaves_them_out():
 
 def test_an_offer_on_command_says_so():
     assert "on_command" == msgpack.unpackb(NATIVE.encode(offer(apply_now=False)).payload)["apply"]
+
+
+STEP = b"s" * 300
+
+
+def keyset_notice(**changes):
+    plain = KeysetNotice(
+        device=DEVICE, encoding=Encoding.MSGPACK, version=2, step=STEP, digest=Sha256(b"S" * 32), max_packet=8192
+    )
+    return replace(plain, **changes)
+
+
+def test_a_keyset_is_carried_or_named_where_the_packet_would_not_fit():
+    body = {"type": "update_keys", "version": 2, "keyset": STEP}
+    message = NATIVE.encode(keyset_notice())
+    assert (body, 1, False) == (msgpack.unpackb(message.payload), message.qos, message.retain)
+    assert as_json(body) == json.loads(NATIVE.encode(keyset_notice(encoding=Encoding.JSON)).payload)
+    packet = 5 + 2 + len(message.topic) + 2 + len(message.payload)
+    assert message == NATIVE.encode(keyset_notice(max_packet=packet)) == NATIVE.encode(keyset_notice(max_packet=None))
+    short = NATIVE.encode(keyset_notice(max_packet=packet - 1))
+    assert {**body, "keyset": [b"S" * 32, 300]} == msgpack.unpackb(short.payload)
 
 
 def test_the_public_offer_has_its_five_keys_a_raw_url_and_qos_0():

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from ota_bridge.core.errors import Conflict, InvalidInput, Malformed, NotFound
-from ota_bridge.security.keys import Algorithm, PublicKey, SigningKey, load_key
+from ota_bridge.security.keys import Algorithm, PublicKey, SigningKey, load_key, load_public
 
 X25519_CUT_SHORT = b"""-----BEGIN PRIVATE KEY-----
 MC4CAQAwBQYDK2VvBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f
@@ -178,6 +178,37 @@ def test_a_file_that_may_not_be_read_is_said_so(tmp_path, monkeypatch):
 def test_bytes_that_are_no_public_key_are_malformed(algorithm, raw):
     with pytest.raises(Malformed):
         PublicKey(algorithm=algorithm, raw=raw)
+
+
+@pytest.mark.parametrize("algorithm", list(Algorithm))
+def test_a_public_half_is_read_from_its_own_file_and_from_the_private_one(tmp_path, algorithm):
+    key = SigningKey.generate(algorithm)
+    key.save(tmp_path / "key.pem")
+    key.save_public(tmp_path / "key.pub")
+    assert key.public == load_public(tmp_path / "key.pub") == load_public(tmp_path / "key.pem")
+    assert key.public == PublicKey.of(key.public.raw)
+    assert b"PRIVATE" not in (tmp_path / "key.pub").read_bytes()
+    with pytest.raises(Conflict, match="exists already"):
+        key.save_public(tmp_path / "key.pub")
+
+
+def test_another_public_file_is_refused_with_a_sentence(tmp_path):
+    path = tmp_path / "key.pub"
+    with pytest.raises(NotFound, match="does not exist"):
+        load_public(path)
+    other = ec.generate_private_key(ec.SECP384R1()).public_key()
+    path.write_bytes(other.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
+    with pytest.raises(InvalidInput, match="a key of type secp384r1; Ed25519 or P-256 is needed"):
+        load_public(path)
+    path.write_bytes(b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n")
+    with pytest.raises(InvalidInput, match="holds no PEM public key"):
+        load_public(path)
+
+
+def test_the_number_of_bytes_names_the_algorithm():
+    for size in (0, 31, 33, 64, 66):
+        with pytest.raises(Malformed, match=f"32 or 65 bytes, not {size}"):
+            PublicKey.of(bytes(size))
 
 
 def test_a_signing_key_does_not_show_itself():

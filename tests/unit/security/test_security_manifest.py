@@ -212,6 +212,25 @@ def test_a_false_signature_in_an_authors_name_refuses_even_above_the_threshold()
     assert GOOD.content.seq == manifest.verify(forged, trusting(1, A)).seq
 
 
+# --- since which keyset seq counts ---
+
+
+def test_the_first_epoch_is_not_written():
+    plain = manifest.encode_payload(Vector("ed25519").content)
+    assert plain == manifest.encode_payload(replace(Vector("ed25519").content, epoch=1))
+    assert 1 == manifest.read(manifest.sign(plain, [A])).epoch
+    later = manifest.encode_payload(replace(Vector("ed25519").content, epoch=300))
+    assert 300 == cbor2.loads(later)[22]
+    assert (300, 4) == manifest.read(manifest.sign(later, [A])).counter
+
+
+@pytest.mark.parametrize("value", [0, 1, 1 << 32, b"\x02", None])
+def test_an_epoch_that_is_none_is_refused_by_type(value):
+    fields = {**cbor2.loads(manifest.encode_payload(Vector("ed25519").content)), 22: value}
+    signed = envelope.seal(cbor2.dumps(dict(sorted(fields.items()))), [A])
+    assert reason(signed, trusting(1, A)) == RefusedReason.TYPE
+
+
 # --- what the signer refuses ---
 
 

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.core.errors import Conflict, InvalidInput, KeysetRefused, NotFound
 from ota_bridge.core.manifest import vendor_id
+from ota_bridge.security import envelope, keyset
 from ota_bridge.security.keys import Algorithm, SigningKey
 from ota_bridge.security.trust import Trust
 
@@ -130,6 +131,114 @@ def test_files_that_are_none_are_refused(tmp_path):
         Trust.load(path)
     with pytest.raises(InvalidInput, match="cannot be written: No such file or directory"):
         TRUST.save(tmp_path / "none" / "x")
+
+
+# --- rotations ----------------------------------------------------------------------------------------------------
+
+OLD, NEW, NEWEST = (SigningKey.generate() for _ in range(3))
+FACTORY = Trust(vendor="example.com", authors=(OLD.public,), online=(O,))
+
+
+def step(before, author, *signers):
+    """The step to a keyset with one author."""
+    after = replace(before, version=before.version + 1, authors=(author.public,))
+    return envelope.seal(keyset.encode(after), signers, kind=keyset.KIND)
+
+
+SECOND = FACTORY.with_rotation(step(FACTORY.keyset, NEW, OLD, NEW))
+THIRD = SECOND.with_rotation(step(SECOND.keyset, NEWEST, NEW, NEWEST))
+
+
+def test_a_document_without_rotations_is_keyset_1():
+    assert (1, 1, TRUST.authors, TRUST.online, 2) == (
+        TRUST.keyset.version,
+        TRUST.keyset.epoch,
+        TRUST.keyset.authors,
+        TRUST.keyset.online,
+        TRUST.keyset.threshold,
+    )
+
+
+def test_rotations_are_walked_one_after_the_other():
+    read = Trust.parse(THIRD.to_json().encode())
+    assert THIRD == read
+    assert (3, (NEWEST.public,)) == (read.keyset.version, read.keyset.authors)
+    assert (OLD.public,) == read.authors
+    assert [None, None, *THIRD.rotations, None] == [read.step_to(version) for version in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("rotations", "expected"),
+    [
+        ([THIRD.rotations[1]], "rotation 0 does not follow: REFUSED_KEYS_OLD"),
+        ([*THIRD.rotations, THIRD.rotations[1]], "rotation 2 does not follow: REFUSED_KEYS"),
+        ([THIRD.rotations[0][:-1]], "rotation 0 does not follow: REFUSED_KEYS_FORM"),
+        ([bytes(1025)], "must be 1..1024 bytes of binary"),
+        (["x"], "must be base64"),
+        ("x", "must be an array"),
+        ([b"x"] * 257, "must be an array of 0..256 items"),
+    ],
+)
+def test_a_rotation_that_does_not_follow_refuses_the_document(rotations, expected):
+    listed = (
+        [base64.b64encode(one).decode() if isinstance(one, bytes) else one for one in rotations]
+        if isinstance(rotations, list)
+        else rotations
+    )
+    with pytest.raises(InvalidInput, match=expected):
+        Trust.parse(json.dumps({**json.loads(FACTORY.to_json()), "rotations": listed}).encode())
+
+
+def test_a_rotation_that_is_there_already_changes_nothing_whoever_else_signed_it():
+    assert THIRD.with_rotation(THIRD.rotations[0]) is THIRD
+    again = keyset.sign(THIRD.rotations[1], OLD)
+    assert THIRD.with_rotation(again) is THIRD
+    other = step(FACTORY.keyset, NEWEST, OLD, NEWEST)
+    with pytest.raises(KeysetRefused, match="REFUSED_KEYS_ROLLBACK"):
+        THIRD.with_rotation(other)
+    with pytest.raises(KeysetRefused, match="REFUSED_KEYS_FORM"):
+        THIRD.with_rotation(b"\x80")
+    with pytest.raises(KeysetRefused, match="REFUSED_KEYS_SIZE"):
+        THIRD.with_rotation(bytes(2000))
+
+
+def test_a_rotation_that_comes_too_early_is_refused_with_the_one_that_is_missing():
+    with pytest.raises(KeysetRefused) as refused:
+        FACTORY.with_rotation(THIRD.rotations[1])
+    assert (
+        "REFUSED_KEYS_OLD: 0 authors of keyset 1 signed it, 1 must; it says it is keyset 3: "
+        "the step to keyset 2 comes first"
+    ) == str(refused.value)
+
+
+def test_a_rotated_document_gets_no_keys_but_by_rotation():
+    for add in (SECOND.with_author, SECOND.with_online):
+        with pytest.raises(Conflict, match="needs `ota-bridge keys rotate`"):
+            add(NEWEST.public)
+
+
+def test_of_two_documents_the_one_that_goes_further_counts():
+    assert SECOND.joined(THIRD) is THIRD is THIRD.joined(FACTORY)
+    assert FACTORY.joined(FACTORY) is FACTORY
+    signed_more = replace(SECOND, rotations=(keyset.sign(SECOND.rotations[0], NEWEST),))
+    assert signed_more.joined(THIRD) is THIRD
+
+
+def test_documents_that_contradict_each_other_are_not_joined():
+    forked = FACTORY.with_rotation(step(FACTORY.keyset, NEWEST, OLD, NEWEST))
+    other = Trust(vendor="example.com", authors=(OLD.public, NEW.public), online=(O,))
+    for one, two in ((forked, SECOND), (forked, THIRD), (other, FACTORY), (other, THIRD)):
+        for first, second in ((one, two), (two, one)):
+            with pytest.raises(InvalidInput, match="contradict each other"):
+                first.joined(second)
+
+
+def test_after_256_rotations_there_is_no_further_one():
+    rotations = [step(replace(FACTORY.keyset, version=1 + number), OLD, OLD) for number in range(256)]
+    document = replace(FACTORY, rotations=tuple(rotations))
+    assert 257 == document.keyset.version
+    with pytest.raises(Conflict, match="holds 256 rotations"):
+        document.with_rotation(step(document.keyset, OLD, OLD))
 
 
 @given(data=st.binary(max_size=60))

@@ -15,6 +15,7 @@ from ota_bridge.core.fleet import DeviceState, Silence
 from ota_bridge.core.messages import Encoding
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.values import DeviceId, StandingLimits
+from ota_bridge.store import rows
 from ota_bridge.store.connection import CURRENT, Schema, open_reader, open_writer
 from ota_bridge.store.schema import MIGRATIONS, SCHEMA_VERSION
 from ota_bridge.store.sqlite import SqliteStore
@@ -161,21 +162,23 @@ def older(version):
     return Schema(migrations, version)
 
 
-def test_a_database_of_the_first_schema_has_no_caps_and_keeps_what_it_knew_of_refusals(path):
+def test_a_database_of_the_first_schema_has_no_caps_nor_keysets_and_keeps_what_it_knew_of_refusals(path):
     db = open_writer(path, older(1))
-    trouble = (
+    row = dict(zip(rows.DEVICE_COLUMNS, rows.device_row(device("d1")), strict=True))
+    del row["keyset"]
+    row["trouble"] = (
         '{"refusal":"BUSY","refusal_wall":5.0,"refusals":3,"rejected":0,'
         '"rejected_reason":"","rejected_wall":null,"clashes":0}'
     )
-    Tables.over(db).devices.put(device("d1"))
-    db.execute("UPDATE devices SET trouble = ?", (trouble,))
+    marks = ", ".join("?" * len(row))
+    db.execute(f"INSERT INTO devices ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
     db.close()
 
     db = open_writer(path)
     tables = Tables.over(db)
     assert tables.limits.get() == StandingLimits()
     expected = Silence(refusal=BlockRefusal.BUSY, refusal_wall=5.0, refusals=3)
-    assert tables.devices.get(DeviceId("prod", "d1")).trouble == expected
+    assert tables.devices.get(DeviceId("prod", "d1")) == device("d1", trouble=expected)
     db.close()
 
 
