@@ -259,7 +259,7 @@ async def test_a_link_that_is_cut_publishes_its_will_and_comes_back():
         link = make_link(broker, lambda incoming: None)
         async with running(link.run()):
             await link.wait_connected()
-            link._connection._client.socket().shutdown(socket.SHUT_RDWR)
+            link._connection._transport.abort()
             assert await received_until(operator, b"down") == [("$ota/state/bridge", b"down")]
             await eventually(lambda: link.counters.connects == 2)
 
