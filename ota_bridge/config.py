@@ -108,6 +108,14 @@ class EnrolSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSettings:
+    """Limits of the control plane."""
+
+    device_per_s: float = option(10.0, "reports taken from one device, per second", low=0.1, high=1e6)
+    device_burst: int = option(100, "reports that one device may be ahead of its rate", low=10, high=10**6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BlockSettings:
     """Limits of the block plane."""
 
@@ -193,6 +201,7 @@ class Config:
     embedded: EmbeddedSettings = EmbeddedSettings()
     topics: TopicSettings = TopicSettings()
     enrol: EnrolSettings = EnrolSettings()
+    reports: ReportSettings = ReportSettings()
     blocks: BlockSettings = BlockSettings()
     offers: OfferSettings = OfferSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
@@ -267,20 +276,23 @@ class Config:
         return address
 
 
-def _records() -> Iterator[tuple[str, type[Any]]]:
+def _all_records() -> Iterator[tuple[str, type[Any]]]:
     yield "", Config
     for name, hint in typing.get_type_hints(Config).items():
         if isinstance(hint, type) and hint.__name__.endswith("Settings"):
             yield f"{name}.", hint
 
 
+_RECORDS: Final = tuple(_all_records())
+
 SETTINGS: Final[Sequence[Setting]] = tuple(
-    setting for prefix, record in _records() for setting in settings_of(record, prefix)
+    setting for prefix, record in _RECORDS for setting in settings_of(record, prefix)
 )
 """The table of rule 1, in the order in which it is shown."""
 
 _BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
-_SECTIONS: Final = tuple(prefix.rstrip(".") for prefix, _ in _records() if prefix)
+_BY_ENV: Final[Mapping[str, Setting]] = {setting.env_name: setting for setting in SETTINGS}
+_SECTIONS: Final = tuple(prefix.rstrip(".") for prefix, _ in _RECORDS if prefix)
 
 
 def _setting(name: str, origin: str) -> Setting:
@@ -329,17 +341,16 @@ def _flat(document: Mapping[str, Any], origin: str) -> Iterator[tuple[str, objec
 
 
 def _from_env(env: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
-    known = {setting.env_name: setting for setting in SETTINGS}
     found: dict[str, tuple[Any, str]] = {}
     for name, text in env.items():
         if not name.startswith(ENV_PREFIX) or name == FILE_ENV:
             continue
-        if name not in known:
+        if name not in _BY_ENV:
             if name.startswith(_FOREIGN_ENV):
                 continue
-            near = nearest(name, [*known, FILE_ENV])
+            near = nearest(name, [*_BY_ENV, FILE_ENV])
             raise ConfigError(f"environment: {quoted(name)} is not a setting{near}")
-        setting = known[name]
+        setting = _BY_ENV[name]
         found[setting.name] = (setting.parse(text, f"environment {name}", cwd), f"environment {name}")
     return found
 
@@ -347,7 +358,7 @@ def _from_env(env: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
 def _build(values: Mapping[str, Any], found: Mapping[str, tuple[Any, str]], file: Path | None) -> Config:
     sections = {
         prefix[:-1]: record(**{item.name: values[prefix + item.name] for item in fields(record)})
-        for prefix, record in _records()
+        for prefix, record in _RECORDS
         if prefix
     }
     provenance = {name: origin for name, (_, origin) in found.items()}

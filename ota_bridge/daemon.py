@@ -25,7 +25,7 @@ from ota_bridge.config import Config, PlaneProcess, TopicIdentity
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
-from ota_bridge.core.fleet import Enrol
+from ota_bridge.core.fleet import Enrol, ReportLimit
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.updates import Rules
 from ota_bridge.core.values import DeviceId
@@ -224,7 +224,8 @@ async def _build(
     dialect = NativeDialect(config.topics.root)
     bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket, keysets=authority.standing)
     plane = _plane(config, blobs, blocks_address)
-    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane)
+    limit = ReportLimit(per_s=config.reports.device_per_s, burst=config.reports.device_burst)
+    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane, limit=limit)
     plane.listener = gateway
     down = {**gateway.planes(), "control": "down", "blocks": "unknown"}
     control = ControlLink(

@@ -10,7 +10,9 @@ Rules:
    every second until the store takes it, and what comes after it waits behind it.
 3. What does not decode is counted and acknowledged to the broker, so that it cannot come for ever. A message on which
    the core fails is logged with its topic and acknowledged too.
-4. Retained messages on report topics are dropped and counted.
+4. Retained messages on report topics are dropped and counted. So is what a device reports faster than its rate, before
+   it is decoded: nobody's reports wait behind a flood. It is not acknowledged to the device; `why` and an event tell
+   of it once a second.
 5. Events and summaries may be lost; both can be derived from the database again.
 """
 
@@ -28,6 +30,7 @@ from ota_bridge.block_plane import BlockPlane
 from ota_bridge.clock import ClockWatch
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
+from ota_bridge.core.fleet import ReportLimit
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
@@ -56,6 +59,7 @@ from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.mqtt.control import AckToken, Incoming
 from ota_bridge.outlet import Outlet
 from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
+from ota_bridge.subscriber import Subscriber
 from ota_bridge.wire import MqttMessage
 
 T = TypeVar("T")
@@ -76,8 +80,6 @@ ANSWER_S: Final = 0.5
 """An operator's answer waits this long for the planner, so that small fleets are counted in it."""
 SETTLE_S: Final = WINDOW_S
 """How long a change of the limits is in force before its operator is answered: what was on its way has arrived."""
-SUBSCRIBER_QUEUE: Final = 1000
-"""Events a slow local subscriber may lag behind; then the oldest are dropped."""
 
 _log = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ class GatewayCounters:
     rejected: int = 0
     strangers: int = 0
     retained_dropped: int = 0
+    flooded: int = 0
     committed: int = 0
     store_failures: int = 0
     core_failures: int = 0
@@ -131,10 +134,11 @@ class Gateway:
     wall: Callable[[], float] = time.time
     mono: Callable[[], float] = time.monotonic
     soon: Callable[[Callable[[], None]], object] = _soon
+    limit: ReportLimit = field(default_factory=ReportLimit)
     counters: GatewayCounters = field(default_factory=GatewayCounters)
     _planes: _Planes = field(default_factory=_Planes)
     _rollouts: dict[RolloutId, None] = field(default_factory=dict)
-    _subscribers: set["_Subscriber"] = field(default_factory=set)
+    _subscribers: set[Subscriber] = field(default_factory=set)
     _waiting: deque[tuple[Uplink, AckToken | None, str]] = field(default_factory=deque)
     _is_working: bool = False
     _is_wanted_again: bool = False
@@ -165,6 +169,10 @@ class Gateway:
         message = incoming.message
         if message.retain:
             self.counters.retained_dropped += 1
+            self._ack(incoming.token)
+            return
+        if not self.limit.allow(message.topic, self.mono()):
+            self.counters.flooded += 1
             self._ack(incoming.token)
             return
         try:
@@ -259,7 +267,7 @@ class Gateway:
 
     async def events(self, device: DeviceId | None = None) -> AsyncIterator[dict[str, Any]]:
         """Events as they happen, for the local socket."""
-        subscriber = _Subscriber(device)
+        subscriber = Subscriber(device)
         self._subscribers.add(subscriber)
         try:
             while True:
@@ -378,9 +386,18 @@ class Gateway:
 
     async def pump(self) -> None:
         """One beat."""
+        self._tell_floods()
         if self._clock.follow(self.now()):
             self._work()
         await self._publish_summaries()
+
+    def _tell_floods(self) -> None:
+        for topic, count in self.limit.dropped().items():
+            with contextlib.suppress(Malformed):  # a topic that names no device
+                device = self.dialect.decode(MqttMessage(topic=topic, payload=b"")).device
+                reason = f"{count} reports were dropped: more than {self.limit.per_s:g} a second"
+                _log.warning("%s: %s", device, reason)
+                self._submit(Rejected(device=device, reason=reason), None, topic)
 
     def _work(self) -> None:
         """A slice of what is due and of what is to be planned; the next one follows once its outputs are out."""
@@ -475,23 +492,3 @@ class Gateway:
 
         for view in await asyncio.to_thread(self.store.read, work):
             self._publish(self.dialect.state(f"rollout/{view['id']}", view))
-
-
-class _Subscriber:
-    """A local reader of events, with a bounded queue that drops the oldest."""
-
-    def __init__(self, device: DeviceId | None) -> None:
-        self._device = device
-        self._events: deque[Event] = deque(maxlen=SUBSCRIBER_QUEUE)
-        self._arrived = asyncio.Event()
-
-    def offer(self, event: Event) -> None:
-        if self._device is None or event.device == self._device:
-            self._events.append(event)
-            self._arrived.set()
-
-    async def next(self) -> Event:
-        while not self._events:
-            self._arrived.clear()
-            await self._arrived.wait()
-        return self._events.popleft()

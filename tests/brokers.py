@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import os
+import re
 import shutil
 import signal
 import socket
@@ -239,6 +240,49 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+
+
+# --- the shipped configuration ---
+
+
+def lines_marked(mark: str) -> str:
+    """What `sed -n 's/^#mark //p'` prints."""
+    lines = SHIPPED_CONF.read_text().splitlines()
+    return "".join(f"{line.removeprefix(f'#{mark} ')}\n" for line in lines if line.startswith(f"#{mark} "))
+
+
+def as_shipped(port: int) -> str:
+    return SHIPPED_CONF.read_text().replace("listener 1883 127.0.0.1", f"listener {port} {HOST}")
+
+
+def with_tls(directory: Path, plain_port: int, tls_port: int) -> str:
+    """What `sed 's/^#tls //'` prints, on other ports and with its files in `directory`."""
+    text = re.sub(r"(?m)^#tls ", "", as_shipped(plain_port))
+    text = text.replace("listener 8883", f"listener {tls_port} {HOST}")
+    (directory / "acl").write_text(lines_marked("acl"))
+    return text.replace("/etc/mosquitto/ota", str(directory))
+
+
+class RuledBroker:
+    """The shipped configuration as in production: access rules, TLS, certificates of a throw-away CA."""
+
+    def __init__(self, directory: Path) -> None:
+        self.authority: Authority = issue_certificates(directory)
+        server = self.authority.issue("server", server=True)
+        assert server.certificate is not None
+        assert server.key is not None
+        self.plain_port, self.tls_port = free_port(), free_port()
+        conf = with_tls(directory, self.plain_port, self.tls_port)
+        self.broker = Mosquitto(conf, directory, ports=(self.plain_port, self.tls_port))
+
+    def device(self, name: str) -> BrokerAddress:
+        return self.on_tls(self.authority.issue(name))
+
+    def on_tls(self, files: TlsFiles) -> BrokerAddress:
+        return BrokerAddress(host="localhost", port=self.tls_port, tls=files)
+
+    def local(self, user: str | None) -> BrokerAddress:
+        return BrokerAddress(host=HOST, port=self.plain_port, username=user)
 
 
 # --- clients ---

@@ -7,10 +7,16 @@ that changes is recorded beside the registered one, never over it, and stops off
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Final
 
 from ota_bridge.core.errors import BlockRefusal, Conflict
 from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart
 from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId, Share
+
+HEARD_MAX: Final = 100_000
+"""Topics that a limit of reports remembers; those that are quiet are forgotten first."""
+TOPIC_MAX: Final = 256
+"""A longer topic names no device; it is not remembered."""
 
 
 class DeviceState(StrEnum):
@@ -161,3 +167,36 @@ class CreationLimit:
             return False
         self._ready_mono = ready + interval_s
         return True
+
+
+@dataclass(slots=True)
+class ReportLimit:
+    """How many reports are taken on one topic: `per_s` on average, `burst` at once (GCRA, a number for each topic)."""
+
+    per_s: float = 10.0
+    burst: int = 100
+    _ready_mono: dict[str, float] = field(default_factory=dict)
+    _dropped: dict[str, int] = field(default_factory=dict)
+
+    def allow(self, topic: str, mono: float) -> bool:
+        """True, and counted, if one more report may be taken at `mono`."""
+        if len(topic) > TOPIC_MAX:
+            return True
+        interval_s = 1.0 / self.per_s
+        ready = max(self._ready_mono.get(topic, mono), mono)
+        if ready - mono > interval_s * (self.burst - 1) + 1e-9:
+            self._dropped[topic] = self._dropped.get(topic, 0) + 1
+            return False
+        if len(self._ready_mono) >= HEARD_MAX and topic not in self._ready_mono:
+            self._forget_quiet(mono)
+        self._ready_mono[topic] = ready + interval_s
+        return True
+
+    def dropped(self) -> dict[str, int]:
+        """How many were dropped on which topic since this was last asked."""
+        dropped, self._dropped = self._dropped, {}
+        return dropped
+
+    def _forget_quiet(self, mono: float) -> None:
+        kept = {topic: ready for topic, ready in self._ready_mono.items() if ready > mono}
+        self._ready_mono = kept if len(kept) < HEARD_MAX else {}

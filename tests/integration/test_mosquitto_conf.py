@@ -6,20 +6,22 @@ import socket
 import ssl
 import subprocess
 from itertools import pairwise
-from pathlib import Path
 
 import aiomqtt
 import pytest
 from brokers import (
     HOST,
     SHIPPED_CONF,
-    Authority,
     Mosquitto,
+    RuledBroker,
+    as_shipped,
     client,
     free_port,
     issue_certificates,
+    lines_marked,
     mosquitto_on,
     received_until,
+    with_tls,
 )
 
 from ota_bridge.wire import BrokerAddress, TlsFiles
@@ -29,49 +31,9 @@ pytestmark = pytest.mark.mosquitto
 CONNECT = b"\x10\x10\x00\x04MQTT\x04\x02\x00\x3c\x00\x04test"
 
 
-def lines_marked(mark: str) -> str:
-    """What `sed -n 's/^#mark //p'` prints."""
-    lines = SHIPPED_CONF.read_text().splitlines()
-    return "".join(f"{line.removeprefix(f'#{mark} ')}\n" for line in lines if line.startswith(f"#{mark} "))
-
-
-def as_shipped(port: int) -> str:
-    return SHIPPED_CONF.read_text().replace("listener 1883 127.0.0.1", f"listener {port} {HOST}")
-
-
-def with_tls(directory: Path, plain_port: int, tls_port: int) -> str:
-    """What `sed 's/^#tls //'` prints, on other ports and with its files in `directory`."""
-    text = re.sub(r"(?m)^#tls ", "", as_shipped(plain_port))
-    text = text.replace("listener 8883", f"listener {tls_port} {HOST}")
-    (directory / "acl").write_text(lines_marked("acl"))
-    return text.replace("/etc/mosquitto/ota", str(directory))
-
-
-class Site:
-    """The production set-up with certificates of a throw-away CA."""
-
-    def __init__(self, directory: Path) -> None:
-        self.authority: Authority = issue_certificates(directory)
-        server = self.authority.issue("server", server=True)
-        assert server.certificate is not None
-        assert server.key is not None
-        self.plain_port, self.tls_port = free_port(), free_port()
-        conf = with_tls(directory, self.plain_port, self.tls_port)
-        self.broker = Mosquitto(conf, directory, ports=(self.plain_port, self.tls_port))
-
-    def device(self, name: str) -> BrokerAddress:
-        return self.on_tls(self.authority.issue(name))
-
-    def on_tls(self, files: TlsFiles) -> BrokerAddress:
-        return BrokerAddress(host="localhost", port=self.tls_port, tls=files)
-
-    def local(self, user: str | None) -> BrokerAddress:
-        return BrokerAddress(host=HOST, port=self.plain_port, username=user)
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    found = Site(tmp_path_factory.mktemp("site"))
+    found = RuledBroker(tmp_path_factory.mktemp("site"))
     found.broker.start()
     yield found
     found.broker.stop()
@@ -285,7 +247,7 @@ async def test_the_password_lines_shut_out_local_programs_and_not_the_devices(tm
     subprocess.run(
         ["mosquitto_passwd", "-b", "-c", str(passwords), "bridge-control", "secret"], check=True, capture_output=True
     )
-    site = Site(tmp_path)
+    site = RuledBroker(tmp_path)
     text = with_tls(tmp_path, site.plain_port, site.tls_port)
     text = text.replace("\nallow_anonymous true\n", "\n").replace("#pw ", "")
     broker = Mosquitto(

@@ -12,6 +12,7 @@ from core_world import World
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
+from ota_bridge.core.fleet import ReportLimit
 from ota_bridge.core.messages import GrantsChanged, GrantState, LimitsChanged
 from ota_bridge.core.shares import WINDOW_S, Wait
 from ota_bridge.core.values import DeviceId, Limits, Share, StandingLimits
@@ -194,6 +195,35 @@ def test_a_report_that_does_not_decode_is_counted_told_in_why_and_acknowledged(h
     record = harness.store.read(lambda unit: unit.devices.get(DeviceId("prod", "d1")))
     assert (1, "JSON") == (record.trouble.rejected, record.trouble.rejected_reason.partition(":")[0])
     assert "rejected a report" in caplog.text
+
+
+async def test_what_a_device_says_faster_than_its_rate_is_dropped_counted_and_told_once(harness, caplog):
+    harness.gateway.limit = ReportLimit(per_s=10.0, burst=5)
+    for _ in range(5):
+        assert "report_ack" in harness.report()
+    for _ in range(7):
+        assert [f"puback {harness.seq + 1}"] == harness.report(payload=b"never decoded")
+    assert "report_ack" in harness.report("d2")
+    counters = harness.gateway.counters
+    assert (7, 6, 0) == (counters.flooded, counters.committed, counters.rejected)
+    await harness.gateway.pump()
+    record = harness.store.read(lambda unit: unit.devices.get(DeviceId("prod", "d1")))
+    assert (1, "7 reports were dropped: more than 10 a second") == (
+        record.trouble.rejected,
+        record.trouble.rejected_reason,
+    )
+    await harness.gateway.pump()
+    assert 1 == harness.store.read(lambda unit: unit.devices.get(DeviceId("prod", "d1"))).trouble.rejected
+    harness.world.jump(1.0)
+    assert "report_ack" in harness.report()
+
+
+async def test_a_flood_on_a_topic_without_a_device_is_counted_and_told_to_nobody(harness):
+    harness.gateway.limit = ReportLimit(per_s=10.0, burst=1)
+    for _ in range(3):
+        harness.report(topic="$ota/report/prod/d1/x")
+    await harness.gateway.pump()
+    assert (2, 1) == (harness.gateway.counters.flooded, harness.gateway.counters.strangers)
 
 
 # --- failures ----------------------------------------------------------------------------------------------------
@@ -648,7 +678,7 @@ def test_the_state_of_both_planes_is_published_when_it_changes_and_control_is_up
 
 
 async def test_a_local_reader_sees_events_of_its_device_and_a_slow_one_loses_the_oldest(harness, monkeypatch):
-    monkeypatch.setattr("ota_bridge.gateway.SUBSCRIBER_QUEUE", 3)
+    monkeypatch.setattr("ota_bridge.subscriber.EVENTS_MAX", 3)
     events = harness.gateway.events(DeviceId("prod", "d1"))
     first = asyncio.ensure_future(anext(events))
     await asyncio.sleep(0)

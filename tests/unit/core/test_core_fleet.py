@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from core_world import facts_of, image_of
 
+from ota_bridge.core import fleet
 from ota_bridge.core.errors import Conflict
-from ota_bridge.core.fleet import Assignment, CreationLimit, Device, DeviceState, runs
+from ota_bridge.core.fleet import Assignment, CreationLimit, Device, DeviceState, ReportLimit, runs
 from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart, ReportKey
 from ota_bridge.core.values import DeviceId, ReleaseId
 
@@ -101,3 +102,41 @@ def test_the_creation_limit_lets_a_burst_through_and_then_its_rate():
     assert [True, True, True, False] == [limit.allow(10.0) for _ in range(4)]
     assert [False, True, False] == [limit.allow(mono) for mono in (10.4, 10.5, 10.6)]
     assert [True, True, True, False] == [limit.allow(100.0) for _ in range(4)]
+
+
+def test_reports_of_each_topic_keep_to_their_own_rate():
+    limit = ReportLimit(per_s=10.0, burst=5)
+    assert [True] * 5 + [False] * 3 == [limit.allow("a", 1.0) for _ in range(8)]
+    assert limit.allow("b", 1.0)
+    assert [limit.allow("a", 1.0 + at / 20) for at in range(1, 9)] == [False, True] * 4
+    assert [True] * 5 + [False] == [limit.allow("a", 60.0) for _ in range(6)]
+
+
+def test_what_was_dropped_is_told_once():
+    limit = ReportLimit(per_s=1.0, burst=1)
+    for topic in ("a", "a", "a", "b", "c", "c"):
+        limit.allow(topic, 1.0)
+    assert {"a": 2, "c": 1} == limit.dropped()
+    assert {} == limit.dropped()
+
+
+def test_a_topic_that_names_no_device_takes_no_memory():
+    limit = ReportLimit(per_s=1.0, burst=1)
+    assert all(limit.allow("x" * 257, 1.0) for _ in range(9))
+    assert limit == ReportLimit(per_s=1.0, burst=1)
+
+
+def test_quiet_topics_are_forgotten_before_busy_ones(monkeypatch):
+    monkeypatch.setattr(fleet, "HEARD_MAX", 10)
+    limit = ReportLimit(per_s=1.0, burst=3)
+    for topic in ("busy", "busy", "busy", *map(str, range(9))):
+        assert limit.allow(topic, 100.0)
+    assert limit.allow("new", 102.0)
+    assert {"busy", "new"} == set(limit._ready_mono)
+
+
+def test_a_flood_from_more_topics_than_are_remembered_begins_anew(monkeypatch):
+    monkeypatch.setattr(fleet, "HEARD_MAX", 10)
+    limit = ReportLimit(per_s=1.0, burst=1)
+    assert all(limit.allow(f"topic {number}", 1.0) for number in range(1_000))
+    assert len(limit._ready_mono) <= 10
