@@ -5,9 +5,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 IMAGE ?=
 SEED ?= 1
+FUZZ_SECONDS ?= 30
+TARGETS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full mutants
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full mutants fuzz fuzz-corpus
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -52,6 +54,14 @@ faults-full: venv mosquitto  ## the same for a night; after an interruption it g
 mutants: venv  ## one thing made wrong at a time: is it caught by the tests that say so? (minutes)
 	@$(BIN)/python -m tests.mutants
 
+fuzz: venv  ## coverage-guided fuzzing of every decoder (FUZZ_SECONDS for each, TARGETS="report mqtt" for some)
+	@$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip --disable-pip-version-check install --quiet \
+		--require-hashes --only-binary=:all: -r requirements-fuzz.txt >$(VENV)/atheris.log 2>&1 || tail -1 $(VENV)/atheris.log >&2
+	@$(BIN)/python -m tests.fuzz guided $(TARGETS) --seconds $(FUZZ_SECONDS)
+
+fuzz-corpus: venv  ## write the fuzzers' corpus anew; what they found stays
+	@$(BIN)/python -m tests.fuzz corpus
+
 check: venv  ## format, lint, types, import contracts
 	@$(BIN)/ruff format --check --quiet . || { echo "make: run 'make format'" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -70,4 +80,4 @@ lock:  ## resolve requirements.txt again (needs uv)
 		--extra dev pyproject.toml --output-file requirements.txt
 
 clean:  ## remove what the tasks made
-	rm -rf $(VENV) .demo .faults .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) .demo .faults .fuzz .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -31,7 +31,10 @@ class _Reader:
         return piece
 
     def head(self) -> tuple[int, int]:
-        first = self.take(1)[0]
+        if self.at == len(self.data):
+            raise Malformed("CBOR ends in the middle of a value")
+        first = self.data[self.at]
+        self.at += 1
         major, info = first >> 5, first & 0x1F
         if info < 24:  # noqa: PLR2004  RFC 8949 §3
             return major, info

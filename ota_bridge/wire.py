@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 from ota_bridge.core.errors import ConfigError
 
 _SHOWN: Final = 80
-_HIDDEN_USER: Final = re.compile(r"^([^/]*//)?.*@", re.DOTALL)
+_HIDDEN_USER: Final = re.compile(r"^([A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 """User and password of a URL, also of one that is not quite one: errors never quote them."""
 
 

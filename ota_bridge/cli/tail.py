@@ -57,7 +57,7 @@ def events(
     try:
         for event in session.stream("events", {"device": named}):
             line = event.get("line")
-            typer.echo(line) if isinstance(line, str) else session.output.json(event)
+            typer.echo(escaped(line)) if isinstance(line, str) else session.output.json(event)
     except KeyboardInterrupt:
         return
 
@@ -133,7 +133,18 @@ def embedded_address(config: Config) -> BrokerAddress:
 def as_text(payload: bytes) -> str:
     """A payload in one line."""
     value = readable(payload)
-    return value if isinstance(value, str) and not payload.startswith(b'"') else json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and not payload.lstrip().startswith(b'"'):
+        return value  # no JSON, and so in our own words
+    return escaped(json.dumps(value, ensure_ascii=False))
+
+
+def escaped(line: str) -> str:
+    """JSON of the same meaning without a character that a terminal would obey."""
+    return "".join(char if char.isprintable() else _escape(char) for char in line)
+
+
+def _escape(char: str) -> str:
+    return f"\\u{ord(char):04x}" if char <= "\uffff" else json.dumps(char)[1:-1]
 
 
 def readable(payload: bytes) -> Any:

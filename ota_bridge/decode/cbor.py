@@ -25,7 +25,7 @@ def read_cbor(
 
 
 _UINT, _BYTES, _TEXT, _ARRAY, _MAP = 0, 2, 3, 4, 5
-_NULL: Final = 0xF6
+_NULL: Final = b"\xf6"
 
 
 class _CborReader:
@@ -40,10 +40,9 @@ class _CborReader:
         self.position = 0
 
     def item(self, depth: int) -> Any:
-        start = self.position
-        if self._take(1)[0] == _NULL:
+        if self._data[self.position : self.position + 1] == _NULL:
+            self.position += 1
             return None
-        self.position = start
         major, argument = self._head()
         if major == _UINT:
             return argument
@@ -59,7 +58,10 @@ class _CborReader:
     def _head(self) -> tuple[int, int]:
         """Major type and argument; refuses what the subset does not have."""
         start = self.position
-        initial = self._take(1)[0]
+        if start == len(self._data):
+            raise Malformed(f"CBOR: ends inside the item at byte {start}")
+        initial = self._data[start]
+        self.position = start + 1
         major, info = initial >> 5, initial & 0x1F
         if major not in (_UINT, _BYTES, _TEXT, _ARRAY, _MAP) or info > 27:  # noqa: PLR2004 - 28..31: RFC 8949 §3
             raise Malformed(f"CBOR: type 0x{initial:02x} at byte {start} is not allowed")

@@ -15,7 +15,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, assert_never
 
 import msgpack
@@ -81,6 +81,9 @@ class NativeDialect:
         self._report = f"{root}/report/"
         self._get = f"{root}/get/".encode()
         self._block = f"{root}/block/".encode()
+        # One packer for all answers: each call of packb would make its own, with a buffer of 256 KiB.
+        self.pack_offset: Callable[[int], bytes] = msgpack.Packer().pack
+        self._pack: Callable[[list[Any]], bytes] = msgpack.Packer().pack
 
     def subscriptions(self) -> Sequence[Subscription]:
         """Reports, at QoS 1: exactly two levels, so nobody can slip a deeper topic in."""
@@ -201,8 +204,6 @@ class NativeDialect:
             return request
         return None
 
-    pack_offset = staticmethod(msgpack.packb)
-
     def block_frame(self, artifact: bytes, length: int) -> tuple[bytes, bytes]:
         """`[artifact, offset, data]` around the offset."""
         return b"\x93" + _bin_head(len(artifact)) + artifact, _bin_head(length)
@@ -211,8 +212,7 @@ class NativeDialect:
         self, artifact: bytes, offset: int, code: BlockRefusal, retry_after_s: int, size_max: int, count_max: int
     ) -> bytes:
         """`[artifact, offset, code, retry_after_s, size_max, count_max]`: the third element is an integer."""
-        packed: bytes = msgpack.packb([artifact, offset, int(code), retry_after_s, size_max, count_max])
-        return packed
+        return self._pack([artifact, offset, int(code), retry_after_s, size_max, count_max])
 
 
 # --- reading -----------------------------------------------------------------------------------------------------

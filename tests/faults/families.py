@@ -20,6 +20,7 @@ INVARIANTS = {
     "I7": "the anti-rollback counter rises with the confirm and never before",
     "I8": "nothing is programmed before its chunk was checked, or made bootable before the whole was read back",
     "I9": "a cut costs at most one unit and one window fetched again",
+    "I10": "whatever bytes arrive, a decoder takes or refuses them, in bounded time and memory",
 }
 
 

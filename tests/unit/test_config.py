@@ -188,6 +188,7 @@ def test_secrets_are_never_shown_not_even_when_refused(tmp_path):
         "http://me:hunter2@host",
         "mqtt:me:hunter2@host",
         "me:hunter2@host",
+        "mqtt me:hunter2@//me:hunter2@host",
         "mqtt://me:hunter2@host:x",
         "mqtt://me:hunter2@[host",
         "mqtt://me:hunter2℀@host",

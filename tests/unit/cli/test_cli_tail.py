@@ -1,5 +1,6 @@
 """`tail` and `events`: payloads as text, topic filters, and whom to connect to."""
 
+import itertools
 import json
 import threading
 import time
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ota_bridge.cli.session import Session
-from ota_bridge.cli.tail import as_text, broker_of, readable, topic_filters, wanted
+from ota_bridge.cli.tail import as_text, broker_of, escaped, readable, topic_filters, wanted
 from ota_bridge.core.errors import InvalidInput, NotFound
 
 
@@ -32,6 +33,16 @@ from ota_bridge.core.errors import InvalidInput, NotFound
 )
 def test_a_payload_is_one_line_of_text(payload, text):
     assert as_text(payload) == text
+
+
+@pytest.mark.parametrize("char", ["\x1b", "\x7f", "\x9b", "\n", "\u2028", "\u202e", "\U000e0041"])
+def test_what_a_terminal_would_obey_is_escaped_and_means_the_same(char):
+    for text, ascii_only, before in itertools.product((f"a{char}b", {"reason": char}), (True, False), ("", " ")):
+        line = as_text((before + json.dumps(text, ensure_ascii=ascii_only)).encode())
+        assert line.isprintable()
+        assert text == json.loads(line)
+    assert f'"{char}"'.isprintable() is False
+    assert escaped(f'"{char}"').isprintable()
 
 
 @given(st.binary(max_size=300))

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -314,6 +315,20 @@ def test_a_refusal_is_written_as_its_vector_says(vector):
         16,
     )
     assert vector["hex"] == packed.hex()
+
+
+def test_an_answer_takes_hardly_more_memory_than_its_bytes():
+    def answer():
+        return NATIVE.pack_offset(2**40), NATIVE.encode_refusal(b"a" * 32, 2**64 - 1, BlockRefusal.BUSY, 2, 16_384, 16)
+
+    answer()
+    tracemalloc.start()
+    try:
+        written = answer()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - sum(map(len, written)) < 4_096
 
 
 # --- downlinks ---------------------------------------------------------------------------------------------------
