@@ -40,8 +40,8 @@ class ClockWatch:
     async def begin(self, now: Now) -> None:
         """Before anything else (rule 3)."""
         last = await asyncio.to_thread(self.store.last_commit_wall)
-        if last is not None and last - now.wall >= STEP_S:
-            self._offset_s = last - now.mono
+        began_wall = last if last is not None and last - now.wall >= STEP_S else now.wall
+        self._offset_s = began_wall - now.mono
 
     def was_set(self, now: Now) -> bool:
         """True while deadlines are those of another clock."""

@@ -59,6 +59,14 @@ def test_the_first_look_only_learns_the_time(watched):
     assert [] == watched.store.queued
 
 
+async def test_a_step_in_the_first_second_counts_too(watched):
+    await watched.watch.begin(now(1e9))
+    assert watched.watch.was_set(now(1e9 + 3600, 0.5))
+    assert not watched.watch.follow(now(1e9 + 3600, 1.0))
+    watched.store.commit()
+    assert [3599.0] == watched.moved
+
+
 @pytest.mark.parametrize("by_s", [STEP_S, -STEP_S, 3.2e8, -3.2e8])
 def test_a_step_counts_until_it_is_committed(watched, by_s):
     watched.watch.follow(now(1e9))
