@@ -7,9 +7,11 @@ IMAGE ?=
 SEED ?= 1
 FUZZ_SECONDS ?= 30
 TARGETS ?=
+MINUTES ?= 60
+DEVICES ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full mutants fuzz fuzz-corpus
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full soak mutants fuzz fuzz-corpus
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +52,9 @@ faults: venv mosquitto  ## faults by their seeds, in minutes (SEED=n begins at o
 
 faults-full: venv mosquitto  ## the same for a night; after an interruption it goes on where it was
 	@$(BIN)/python -m tests.faults run --size full --seed $(SEED)
+
+soak: venv mosquitto  ## updates without end while all kinds of things fail: does memory grow? (an hour, a third of a core; MINUTES, DEVICES, SEED)
+	@$(BIN)/python -m tests.faults soak --minutes $(MINUTES) --devices $(DEVICES) --seed $(SEED)
 
 mutants: venv  ## one thing made wrong at a time: is it caught by the tests that say so? (minutes)
 	@$(BIN)/python -m tests.mutants

@@ -63,8 +63,11 @@ def free_port() -> int:
 class Mosquitto:
     """One mosquitto on fixed ports: start, kill (SIGKILL), stop (SIGTERM), start again."""
 
-    def __init__(self, conf: str, directory: Path, *, ports: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self, conf: str, directory: Path, *, ports: tuple[int, ...] | None = None, logs_all: bool = True
+    ) -> None:
         """`conf` may hold `{port}`, which becomes a free port; or name the ports it listens on in `ports`."""
+        self._flags = ["-v"] if logs_all else []
         self.port = free_port() if ports is None else ports[0]
         self._ports = (self.port,) if ports is None else ports
         self._directory = directory
@@ -97,7 +100,7 @@ class Mosquitto:
         """Start and return when every port accepts connections."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [mosquitto_binary(), "-c", str(self._conf), "-v"], stdout=log, stderr=log, cwd=self._directory
+                [mosquitto_binary(), "-c", str(self._conf), *self._flags], stdout=log, stderr=log, cwd=self._directory
             )
         deadline = time.monotonic() + _START_S
         for port in self._ports:
@@ -140,9 +143,9 @@ def _accepts(port: int) -> bool:
 
 
 @contextlib.contextmanager
-def mosquitto_on(directory: Path, conf: str = OPEN_CONF) -> Iterator[Mosquitto]:
+def mosquitto_on(directory: Path, conf: str = OPEN_CONF, *, logs_all: bool = True) -> Iterator[Mosquitto]:
     """A running mosquitto for the length of a `with`."""
-    broker = Mosquitto(conf, directory)
+    broker = Mosquitto(conf, directory, logs_all=logs_all)
     broker.start()
     try:
         yield broker

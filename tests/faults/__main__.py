@@ -2,12 +2,14 @@
 
     list                                       the families
     run [FAMILY ...] [--size S | --runs N]     all families, or these; --runs 1 --seed N is a replay
+    soak [--minutes M --devices N]             a fleet is updated for an hour while all kinds of things fail, and memory is watched
     table                                      the last results, for docs/reliability.md
 
 Exit codes: 0 nothing broke, 1 something did, 130 interrupted (the same command goes on from there).
 """
 
 import argparse
+import json
 import logging
 import os
 import sys
@@ -15,6 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest has it: the tests' own modules import each other by name
 
+from tests.faults import soak
 from tests.faults.families import SIZES
 from tests.faults.registry import FAMILIES
 from tests.faults.runs import commit, results_of, run_family
@@ -35,6 +38,11 @@ def main() -> int:
     run.add_argument("--seed", type=int, default=1, help="the first seed")
     run.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     run.add_argument("--keep-going", action="store_true", help="do not end at the first that breaks a rule")
+    soaked = commands.add_parser("soak", help="a long run in which memory and descriptors are watched")
+    soaked.add_argument("--minutes", type=float, default=60.0)
+    soaked.add_argument("--devices", type=int, default=1000)
+    soaked.add_argument("--seed", type=int, default=1)
+    soaked.add_argument("--json", action="store_true", help="the summary as JSON at the end, and nothing else")
     options = parser.parse_args()
     if options.command == "list":
         for family in FAMILIES.values():
@@ -42,11 +50,21 @@ def main() -> int:
             print(f"{family.name:12} {sizes:26} {family.about}")
     elif options.command == "table":
         print(table())
+    elif options.command == "soak":
+        return _soak(options)
     elif unknown := [name for name in options.families if name not in FAMILIES]:
         parser.error(f"there is no family {unknown[0]}: {', '.join(FAMILIES)}")
     else:
         return _run(options)
     return 0
+
+
+def _soak(options: argparse.Namespace) -> int:
+    plan = soak.Plan(minutes=options.minutes, devices=options.devices, seed=options.seed)
+    found = soak.run(plan, tell=lambda text: print(text, flush=True, file=sys.stderr if options.json else sys.stdout))
+    if options.json:
+        print(json.dumps(found))
+    return int(not found["held"])
 
 
 def _run(options: argparse.Namespace) -> int:

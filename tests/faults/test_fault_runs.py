@@ -101,6 +101,20 @@ def test_the_table_takes_a_whole_size_before_a_later_trial(family, monkeypatch):
     assert "| tens | 50 | 1–50 | 5 |" in tables.table().splitlines()[-1]
 
 
+def test_the_table_has_a_line_for_the_last_whole_soak(family, tmp_path):
+    for tree, minutes, ended_s in (("abc123", 60.0, 1.0), ("abc123-dirty", 60.0, 2.0), ("def456", 5.0, 3.0)):
+        (tmp_path / tree).mkdir()
+        goal = {"name": "memory of this and that", "held": False, "found": "+9.00 MiB/h"}
+        summary = {
+            "minutes": minutes, "ended_s": ended_s, "seed": 7, "devices": 1000, "goals": [goal],
+            "deployments": {"CONFIRMED": 9000}, "strikes": {"broker killed": 2}, "lines_struck": {"cut before": 3},
+        }  # fmt: skip
+        (tmp_path / tree / "soak.7.summary.json").write_text(json.dumps(summary))
+    row = tables.table().splitlines()[-1]
+    what = "1,000 devices, 9,000 updates, 5 faults; memory +9.00 MiB/h"
+    assert f"| soak | 1 | 7 | 1 | {what} | 60.0 min | `abc123` | 1970-01-01 |" == row
+
+
 def test_sizes_do_not_shrink():
     with pytest.raises(AssertionError):
         Family(name="x", about="", run=str, test=2, faults=1, full=3)
