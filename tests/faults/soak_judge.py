@@ -15,7 +15,7 @@ from statistics import median
 WARM_UP = 0.25
 SHORTEST_S = 1200.0
 LIMIT_MIB_PER_H = 1.0
-SPARE_FDS = 3
+SPARE_FDS = 5
 DAEMON, BLOCKS = "daemon", "block process"
 KIB_PER_MIB, S_PER_H = 1024, 3600
 

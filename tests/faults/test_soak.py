@@ -224,11 +224,11 @@ def test_a_count_that_is_not_the_recount_breaks_i4(kept):
 @pytest.mark.mosquitto
 def test_a_short_soak_breaks_no_rule_and_writes_down_what_it_saw(tmp_path):
     told = []
-    found = soak.run(soak.Plan(minutes=0.25, devices=15, seed=3), results=tmp_path, tell=told.append)
+    found = soak.run(soak.Plan(minutes=0.2, devices=15, seed=3), results=tmp_path, tell=told.append)
     assert found["held"], "\n".join(told)
     assert found == json.loads((tmp_path / "soak.3.summary.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "soak.3.jsonl").read_text().splitlines()]
-    assert len(lines) >= 12
+    assert len(lines) >= 10
     assert {DAEMON, BLOCKS} == set(lines[0]["processes"])
     assert set(soak.STRIKES) <= set(found["strikes"]) | {"broker killed"}
     assert sum(found["lines_struck"].values()) > 0
