@@ -5,7 +5,7 @@
     soak [--minutes M --devices N]             a fleet is updated for an hour while all kinds of things fail, and memory is watched
     table                                      the last results, for docs/reliability.md
 
-Exit codes: 0 nothing broke, 1 something did, 130 interrupted (the same command goes on from there).
+Exit codes: 0 nothing broke, 1 something did, 130 interrupted (`run` goes on from there).
 """
 
 import argparse
@@ -61,7 +61,12 @@ def main() -> int:
 
 def _soak(options: argparse.Namespace) -> int:
     plan = soak.Plan(minutes=options.minutes, devices=options.devices, seed=options.seed)
-    found = soak.run(plan, tell=lambda text: print(text, flush=True, file=sys.stderr if options.json else sys.stdout))
+    out = sys.stderr if options.json else sys.stdout
+    try:
+        found = soak.run(plan, tell=lambda text: print(text, flush=True, file=out))
+    except KeyboardInterrupt:
+        print("interrupted; the samples until now are kept, there is no verdict", file=out)
+        return 130
     if options.json:
         print(json.dumps(found))
     return int(not found["held"])
