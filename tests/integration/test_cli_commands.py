@@ -6,9 +6,8 @@ import re
 
 import msgpack
 import pytest
-from brokers import HOST, Mosquitto, mosquitto, mosquitto_on
+from brokers import HOST, Mosquitto, RuledBroker, mosquitto, mosquitto_on
 from harness import Site, site, tap, until
-from test_mosquitto_conf import Site as ProductionBroker
 
 from ota_bridge.cli.doctor import broker_findings
 from ota_bridge.core.values import DeviceId
@@ -32,7 +31,7 @@ def levels(found):
 @pytest.fixture(scope="module")
 def production(tmp_path_factory):
     """The shipped mosquitto.conf with TLS and access rules."""
-    made = ProductionBroker(tmp_path_factory.mktemp("production"))
+    made = RuledBroker(tmp_path_factory.mktemp("production"))
     made.broker.start()
     yield made
     made.broker.stop()
