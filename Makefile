@@ -35,8 +35,17 @@ demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any fil
 mosquitto:  ## mosquitto for the tests, where it is missing
 	@bash tests/need-mosquitto.sh
 
-test: venv mosquitto bench-quick  ## everything
-	@$(BIN)/python -m pytest -q
+test: venv mosquitto bench-quick  ## everything; most tests wait, so four parts run side by side
+	@$(MAKE) --no-print-directory --keep-going --jobs 4 part-integration part-updates part-faults part-core
+
+UPDATES := $(patsubst %,tests/faults/test_%.py,kills link_faults lossy_link restore soak)
+part-integration: TESTS = tests/integration
+part-updates: TESTS = $(UPDATES)
+part-faults: TESTS = $(filter-out $(UPDATES),$(wildcard tests/faults/test_*.py))
+part-core: TESTS = tests/unit tests/contract tests/fuzz $(wildcard tests/test_*.py)
+part-core: NICE = nice
+part-%:
+	@set -o pipefail; $(NICE) $(BIN)/python -m pytest -q $(TESTS) 2>&1 | sed -u 's/^/$* | /'
 
 bench: venv mosquitto  ## what a block costs, beside other servers; writes docs/performance.md (about half an hour)
 	@$(BIN)/python bench all

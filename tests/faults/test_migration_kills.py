@@ -59,16 +59,11 @@ def make(path, start):
     if start:
         db = open_writer(path, schema_up_to(start))
         db.execute("BEGIN IMMEDIATE")
-        columns = [row[1] for row in db.execute("PRAGMA table_info(devices)")]
+        columns = db.execute("PRAGMA table_info(devices)").fetchall()
         values = {"product": "prod", "state": "active", "encoding": "json", "created_wall": 1.0, "proto": 1}
         for number in range(DEVICES):
             row = {**values, "name": f"d{number}"}
-            filled = [row.get(name, "[]") if name not in {"boot", "nonce"} else None for name in columns]
-            filled = [
-                None if name.endswith("_wall") and name != "created_wall" else value
-                for name, value in zip(columns, filled, strict=True)
-            ]
-            filled = [None if name.startswith("max_") else value for name, value in zip(columns, filled, strict=True)]
+            filled = [row.get(name, "[]" if kind == "TEXT" else None) for _, name, kind, *_ in columns]
             db.execute(f"INSERT INTO devices VALUES ({', '.join('?' * len(columns))})", filled)
         db.execute("COMMIT")
         db.close()
