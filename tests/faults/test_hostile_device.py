@@ -338,7 +338,10 @@ async def test_on_another_devices_topic_it_says_nothing(ruled):
 
 
 async def test_with_another_clients_id_it_evicts_nobody(ruled):
-    before = ruled.here.call("bridge.status")["counters"]
+    # The block process tells its counters once a second.
+    before = await until(
+        lambda: (found := ruled.here.call("bridge.status")["counters"])["blocks"]["connects"] and found
+    )
     async with device(ruled, "owner", "demo/owner") as honest:
         for stolen in ("demo/owner", "bridge-control", "bridge-blocks"):
             async with device(ruled, "thief", stolen) as hostile:

@@ -1,9 +1,10 @@
 """The decoders of the bridge: messages, topics, MQTT, manifests, configuration, the operators' side."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from device_sim import manifest as sim_manifest
 from device_sim import options as sim_options
 from device_sim import trust as sim_trust
 from device_sim.envelope import Key as SimKey
+from device_sim.errors import KeysetRefused as SimKeysetRefused
 from device_sim.errors import Malformed as SimMalformed
 from device_sim.errors import ManifestRefused as SimRefused
 from device_sim.errors import OptionError
@@ -25,7 +27,7 @@ from ota_bridge.cli.device import read_rows
 from ota_bridge.cli.output import plain
 from ota_bridge.cli.tail import as_text
 from ota_bridge.config import SETTINGS, Config
-from ota_bridge.core.errors import ConfigError, InvalidInput, Malformed, ManifestRefused
+from ota_bridge.core.errors import ConfigError, InvalidInput, KeysetReason, KeysetRefused, Malformed, ManifestRefused
 from ota_bridge.core.messages import CheckIn, Event, Progress, Rejected
 from ota_bridge.core.operations import OPERATIONS, checked_arguments
 from ota_bridge.core.values import DeviceId
@@ -34,8 +36,8 @@ from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.mqtt.codec import Decoder, Publish
 from ota_bridge.mqtt.embedded_topics import Subscriptions
-from ota_bridge.security import cbor, manifest, tokens
-from ota_bridge.security.keys import PublicKey, _parse_pem
+from ota_bridge.security import cbor, keyset, manifest, tokens
+from ota_bridge.security.keys import Algorithm, PublicKey, _parse_pem
 from ota_bridge.security.trust import Trust
 from ota_bridge.settings import HIDDEN, nearest
 from ota_bridge.store.rows import body_text
@@ -260,6 +262,61 @@ def manifest_envelope(data: bytes) -> None:
     assert tuple((one.component, one.min_seq) for one in facts.dependencies) == found.deps
     assert manifest.read(data) == facts
     assert manifest.encode_payload(facts) == cbor2.loads(data)[0]
+
+
+@cache
+def first_keys() -> tuple[keyset.Keyset, sim_trust.Trust]:
+    """The keyset before the steps of the vectors, for both programs; its authors' signatures always hold."""
+    document = json.loads((VECTORS / "keyset" / "steps.json").read_text())
+    raws = {one["name"]: bytes.fromhex(one["public"]) for one in document["keys"]}
+    authors, online = ([raws[name] for name in document["first"][part]] for part in ("authors", "online"))
+    vendor = document["vendor"]
+    sim = sim_trust.Trust(
+        vendor=vendor,
+        threshold=1,
+        authors={key_id(raw): SimBelieved(kid=key_id(raw), alg="ed25519", raw=raw) for raw in authors},
+        online={key_id(raw): SimKey.of("ed25519", raw) for raw in online},
+    )
+    first = keyset.Keyset(
+        version=1,
+        vendor=sim.vendor_id,
+        epoch=1,
+        threshold=1,
+        authors=tuple(Believed(algorithm=Algorithm.ED25519, raw=raw) for raw in authors),
+        online=tuple(PublicKey(algorithm=Algorithm.ED25519, raw=raw) for raw in online),
+    )
+    return first, sim
+
+
+def key_id(raw: bytes) -> bytes:
+    """How signatures name a key."""
+    return PublicKey(algorithm=Algorithm.ED25519, raw=raw).kid
+
+
+def keyset_step(data: bytes) -> None:
+    """A step from the keyset before the one that it claims to be: taken, or refused by one name, by both programs."""
+    first, sim = first_keys()
+    with suppress(InvalidInput):
+        claimed = keyset.read(data)
+        version = max(1, claimed.version - 1)
+        first = dataclasses.replace(first, version=version)
+        sim = dataclasses.replace(sim, version=version)
+    try:
+        found = keyset.follow(first, data)
+    except KeysetRefused as refused:
+        if refused.reason != KeysetReason.FORM:  # the bridge is stricter with the signatures of strangers
+            try:
+                sim_trust.follow(sim, data)
+            except SimKeysetRefused as other:
+                assert other.code == refused.reason, (other, refused)
+            else:
+                raise AssertionError(f"the device takes what the bridge refuses: {refused}") from None
+        raise
+    after, payload = sim_trust.follow(sim, data)
+    assert (found.version, found.epoch, found.threshold) == (after.version, after.epoch, after.threshold)
+    assert {key.kid for key in found.authors} == set(after.authors)
+    assert {key.kid for key in found.online} == set(after.online)
+    assert keyset.encode(found) == payload == keyset.payload_of(data)
 
 
 @cache
@@ -598,6 +655,10 @@ TARGETS = (
     Target(
         name="manifest", about="manifests, by both programs", read=manifest_envelope, refusals=(ManifestRefused,),
         words=CBOR_WORDS, forms=(CBOR,), max_bytes=600,
+    ),
+    Target(
+        name="keyset", about="keysets, by both programs", read=keyset_step, refusals=(KeysetRefused,), words=CBOR_WORDS,
+        forms=(CBOR,), max_bytes=1_200,
     ),
     Target(
         name="ticket", about="tickets, by both programs", read=ticket, refusals=(ManifestRefused,), words=CBOR_WORDS,

@@ -89,6 +89,7 @@ def made() -> dict[str, list[bytes]]:
         "mqtt": [b"\x03" + _hex(one["hex"]) for name in ("decode", "malformed") for one in _vectors(f"mqtt/{name}")],
         "embedded_topics": [b"$ota/report/+/+\n$ota/#\n#\n$ota/report/prod/d1", b"+/+\na/b\na/#\n/+\na/b", b"+\n#\n\n/x"],
         "manifest": envelopes,
+        "keyset": [bytes.fromhex(one["envelope"]) for one in _vectors("keyset/steps", "steps")],
         "ticket": tickets,
         "trust": trusts,
         "key_file": list(_pems()),

@@ -66,7 +66,7 @@ def test_a_run_of_the_family_is_one_target_and_a_finding_breaks_its_rule(monkeyp
     def finds(target, seed, count):
         raise driver.Finding(f"{target.name} {seed} {count}")
 
-    seen = {hostile_input.run(seed) for seed in (27 * 5 + at for at in (22, 24))}
+    seen = {hostile_input.run(seed) for seed in (len(TARGETS) * 5 + at for at in (22, 24))}
     monkeypatch.setattr(driver, "run", finds)
     with pytest.raises(Broken, match=r"I10 is broken: json 3 10000"):
         hostile_input.run(3 * len(TARGETS))
