@@ -33,7 +33,7 @@ WHAT = {
     "quick": "everything for a moment: is every block right?",
     "draw": "the chart and the page again, from docs/bench.json",
 }
-FLOOD_SECONDS, AIRTIME_SECONDS = 5.0, 1.5
+FLOOD_SECONDS, AIRTIME_SECONDS, HALF = 5.0, 1.5, 0.5
 
 
 class Progress:
@@ -81,8 +81,9 @@ def measure_flood(args: argparse.Namespace, directory: Path, progress: Progress)
     runs = []
     for number in range(1, args.rounds + 1):
         progress(f"round {number} of {args.rounds}: flood")
-        runs.append(flood.flood(directory, seconds=FLOOD_SECONDS))
-    return {"command": command(args, "flood"), "runs": runs}
+        runs.append(flood.flood(directory, seconds=FLOOD_SECONDS, share=args.share))
+    words = "flood" if args.share == HALF else f"flood --share {args.share:g}"
+    return {"command": command(args, words), "runs": runs}
 
 
 def measure_airtime(directory: Path, progress: Progress) -> dict:
@@ -151,6 +152,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--devices", type=int, default=DEVICES, help="[%(default)s]")
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement of the table [%(default)g]")
+    parser.add_argument("--share", type=float, default=HALF, help="of flood: what honest devices use [%(default)g]")
     parser.add_argument("--fleet", type=int, default=100_000, help="of mixed: devices that report [%(default)s]")
     parser.add_argument("--json", type=Path, metavar="FILE", help="merge the results, run by run, into FILE")
     return parser.parse_args()

@@ -1,7 +1,8 @@
 """`python bench flood`: one hostile device asks 20,000 times a second while 100 honest ones work at half load.
 
 Three loads on one bridge, one after the other: 100 devices without a pause, which gives the throughput to halve; the
-same number at half of it, undisturbed; and once more with the flood beside them. Each has devices of its own.
+same number at half of it (or another share), undisturbed; and once more with the flood beside them. Each has devices
+of its own.
 """
 
 import re
@@ -69,17 +70,17 @@ def measured(serving: Running, honest: Load) -> dict:
     return found | shares
 
 
-def flood(directory: Path, *, seconds: float, warmup: float = 1.0) -> dict:
+def flood(directory: Path, *, seconds: float, share: float = 0.5, warmup: float = 1.0) -> dict:
     """One round, with a bridge of its own."""
     with running("bridge", directory) as serving:
-        return beside(directory, serving, seconds=seconds, warmup=warmup, first=0)
+        return beside(directory, serving, seconds=seconds, warmup=warmup, share=share, first=0)
 
 
-def beside(directory: Path, serving: Running, *, seconds: float, warmup: float, first: int) -> dict:
+def beside(directory: Path, serving: Running, *, seconds: float, warmup: float, first: int, share: float = 0.5) -> dict:
     """One round on a bridge that runs; it takes three times 100 devices and one more, from number `first` on."""
     options = {"block": BLOCK_BYTES, "devices": HONEST, "seconds": seconds, "warmup": warmup}
     saturated = half_load(directory, serving, {**options, "first": first})
-    options["rate"] = saturated["blocks"] / saturated["seconds"] / 2
+    options["rate"] = saturated["blocks"] / saturated["seconds"] * share
     quiet = half_load(directory, serving, {**options, "first": first + HONEST})
     before = dropped(serving.port)
     flooded, flooder = flooded_load(directory, serving, {**options, "first": first + 2 * HONEST})
@@ -88,6 +89,7 @@ def beside(directory: Path, serving: Running, *, seconds: float, warmup: float, 
     # The broker drops for everybody; counted as if all of it were the flooder's, the cost is an upper bound.
     received_per_s = max(sent_per_s - lost_by_broker / flooder["seconds"], 1)
     return {
+        "share": share,
         "saturated_blocks_per_s": saturated["blocks"] / saturated["seconds"],
         "quiet_blocks_per_s": quiet["blocks"] / quiet["seconds"],
         "flooded_blocks_per_s": flooded["blocks"] / flooded["seconds"],
@@ -113,7 +115,7 @@ def table(runs: list[dict]) -> str:
     refusals = sum(sum(run["flooder_refusals"].values()) for run in runs)
     honest = sum(sum(run["honest_refusals"].values()) for run in runs)
     rows = [
-        ("100 honest devices at half load, alone", f"{of['quiet_blocks_per_s']:,.0f} blocks/s"),
+        (f"100 honest devices at {of['share']:.0%} of saturation, alone", f"{of['quiet_blocks_per_s']:,.0f} blocks/s"),
         ("the same beside the flood", f"{of['flooded_blocks_per_s']:,.0f} blocks/s, {of['honest_percent']:.1f} %"),
         ("their p99, alone and beside the flood", f"{of['quiet_p99_ms']:.1f} ms and {of['flooded_p99_ms']:.1f} ms"),
         ("their requests lost, refused", f"{of['honest_lost']:,.0f} in each run, {honest} in all"),
