@@ -135,7 +135,7 @@ LINK = Family(
     "doubles, swaps, delays and stalls",
     run=run,
     test=1,
-    faults=20,
+    faults=12,
     full=300,
     alone=True,
 )
