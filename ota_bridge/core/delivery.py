@@ -5,6 +5,7 @@ When an offer is due, when a download has stalled, when a state has lasted too l
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from ota_bridge.core.deployment import FETCHING, Deployment, State
 
@@ -17,12 +18,17 @@ class Due(StrEnum):
     TIME_OUT = "time_out"
 
 
+_PAST_S: Final = 0.001
+"""So that a look at that time is past it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pacing:
     """How long things may take, in seconds."""
 
     resend_after_s: float = 60
     min_offer_interval_s: float = 30
+    crossing_s: float = 3
     stall_after_s: float = 60
     offered_s: float = 604_800
     downloading_s: float = 86_400
@@ -35,6 +41,15 @@ class Pacing:
         if last_offer_wall is None or last_offer_wall > wall:
             return wall
         return max(wall, last_offer_wall + self.min_offer_interval_s)
+
+    def check_in_ends_wall(self, next_check_in_wall: float | None, wall: float) -> float | None:
+        """Until when a notice by the clock leaves the way to a check-in that is just coming; None: it need not wait.
+
+        A check-in brings another nonce: a notice that crosses it is stale, and the next could follow only much later.
+        """
+        if next_check_in_wall is None or abs(next_check_in_wall - wall) > self.crossing_s:
+            return None
+        return next_check_in_wall + self.crossing_s + _PAST_S
 
     def next_due(self, deployment: Deployment) -> tuple[float, Due] | None:
         """When this open deployment needs something next, and what; None: nothing but a message moves it.

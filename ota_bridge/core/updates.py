@@ -461,6 +461,9 @@ class Updates:
             self.schedule(deployment)
             return
         if what is Due.OFFER:
+            if (after := self.rules.pacing.check_in_ends_wall(device.next_check_in_wall, self.now.wall)) is not None:
+                self.unit.deployments.put(replace(deployment, due_wall=after))
+                return
             waited = deployment.retry_wall is not None and not deployment.resent
             first = waited or deployment.state not in {State.OFFERED, State.DOWNLOADING}
             self.offer(device, deployment, answers_check_in=first)
@@ -468,13 +471,8 @@ class Updates:
         if what is Due.STALL:
             idle_s = round(self.rules.pacing.stall_after_s)
             stalled = self.schedule(replace(deployment, stalled=True, cause=f"no block for {idle_s} s"))
-            self.tell(
-                device.id,
-                "stalled",
-                id=stalled.id,
-                position_bytes=stalled.high_water_bytes,
-                size_bytes=stalled.size_bytes,
-            )
+            where = {"position_bytes": stalled.high_water_bytes, "size_bytes": stalled.size_bytes}
+            self.tell(device.id, "stalled", id=stalled.id, **where)
             return
         self.move(deployment, DeploymentEvent.TIME_OUT, f"{deployment.state} for too long")
 

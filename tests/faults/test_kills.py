@@ -20,8 +20,6 @@ DEVICES = 200
 KILLS = 10
 IMAGE_BYTES = 96 * 1024
 CHUNK_BYTES = 4096
-BOUND_S = 120
-"""After the last restart: 40 s for nearly all; a notice that crosses a check-in is stale, and the next comes 30 s later."""
 
 
 def seed_of(request: pytest.FixtureRequest) -> int:
@@ -65,7 +63,7 @@ async def test_ten_kills_of_the_daemon_lose_no_acknowledged_report(tmp_path, mos
             report = await fleet.report()
             took_s = time.monotonic() - restarted
             assert {} == here.unconfirmed(report)
-            assert took_s <= BOUND_S, f"{took_s:.1f} s after the last restart"
+            assert took_s <= 60, f"{took_s:.1f} s after the last restart"
             await until(lambda: here.call("rollout.list")[0]["confirmed"] == DEVICES)
         acks = acknowledged(seen)
         assert len(acks) > DEVICES
@@ -88,7 +86,7 @@ async def test_kills_of_the_broker_end_no_update(tmp_path, mosquitto: Mosquitto,
             report = await fleet.report()
             took_s = time.monotonic() - restarted
             assert {} == here.unconfirmed(report)
-            assert took_s <= BOUND_S, f"{took_s:.1f} s after the last restart"
+            assert took_s <= 60, f"{took_s:.1f} s after the last restart"
 
 
 def start_device(here: Site, state: Path, *, block: int, window: int, pace: int) -> "subprocess.Popen[bytes]":

@@ -478,3 +478,22 @@ def test_attempts_stay_bounded_though_the_clock_was_set_back_after_a_success(wor
         if device.record.assigned and world.read(lambda unit: unit.deployments.open_of(device.id)):
             device.says("fail", result_code="-1")
     assert 4 == len(device.all)
+
+
+def test_a_notice_by_the_clock_waits_for_a_check_in_that_is_just_coming_and_answers_that(world):
+    device = offered(world)
+    world.jump(20)
+    device.check_in(next_s=11)  # too early for another notice: that is due by the clock at 30
+    assert [] == offers(world, world.passes(10.5))
+    world.jump(1)
+    device.check_in(next_s=3600)
+    assert device.last.nonce == offers(world)[-1].nonce
+    assert 2 == len(offers(world))
+
+
+def test_a_check_in_that_was_announced_and_does_not_come_holds_no_notice_up_for_long(world):
+    device = offered(world)
+    world.jump(20)
+    device.check_in(next_s=11)
+    assert [] == offers(world, world.passes(13.9))
+    assert 1 == len(offers(world, world.passes(0.2)))
