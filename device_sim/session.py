@@ -36,6 +36,7 @@ class Session:
         self.nonce = b""
         self.keyset_refused = ""
         self.check_in_at_s: float | None = None
+        self.ended: Final | None = None
         self.result = Result.NONE
         self.reason = ""
         self.actions: list[Action] = []
@@ -81,6 +82,8 @@ class Session:
 
     def send_final(self, final: Final, now_s: float) -> None:
         """Send what flash still holds."""
+        if final.state != "too_late":
+            self.ended = final
         self.progress(
             Kind.FINAL,
             final.state,

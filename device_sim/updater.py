@@ -4,7 +4,8 @@
 2. An offer must answer the latest check-in; the same deployment with the same manifest is only refreshed.
 3. A download belongs to its manifest: another deployment of the same one goes on where the last one stopped.
 4. Once the bridge's `go` was received (`install.py`), a cancel is `too_late`.
-5. Refusals of blocks are obeyed: stop and check in, wait, or ask for less; they never fail a download.
+5. A deployment that this boot has ended stays ended: an offer that was on its way then is answered with that end.
+6. Refusals of blocks are obeyed: stop and check in, wait, or ask for less; they never fail a download.
 """
 
 from dataclasses import replace
@@ -72,6 +73,9 @@ class Updater:
         if offer.component != s.config.component or s.phase in {Phase.INSTALLING, Phase.TRIAL}:
             return False
         if self._gathering is not None and self._gathering.offer == offer:
+            return True
+        if s.ended is not None and s.ended.id == offer.id:
+            s.send_final(s.ended, now_s)
             return True
         try:
             check_sizes(offer)

@@ -254,6 +254,8 @@ class Lab:
         state = report["report"].get("progress", {}).get("state")
         if state == "burning" and self.verdict:
             answer[self.verdict] = [report["id"]]
+        if state == "rolled_back" and report["id"] == self.deployment:
+            self.deployment = f"{self.deployment}'"  # terminal is terminal: another try is another deployment
         self.on_report(report)
         self.send(answer)
         if report["type"] == "report_version" and self.offering:

@@ -324,6 +324,22 @@ def test_another_deployment_of_the_same_manifest_goes_on(lab):
     assert bench.payload_bytes <= len(IMAGE) + 32 * 25 + 2 * 4096
 
 
+def test_an_offer_that_crossed_the_end_of_its_deployment_begins_nothing(lab):
+    bench = lab()
+    bench.run(lambda: bench.device.snapshot().position > 40_000)
+    bench.offering = False
+    bench.send({"type": "cancel_update", "id": bench.deployment})
+    bench.run(lambda: bench.states()[-1] == "canceled")
+    requests = len(bench.requests)
+    bench.offer(bench.check_ins()[-1])
+    bench.run(lambda: bench.states()[-2:] == ["canceled", "canceled"])
+    assert requests == len(bench.requests)
+    bench.deployment = "another"
+    bench.offer(bench.check_ins()[-1])
+    bench.run(lambda: bench.device.snapshot().result is Result.CONFIRMED)
+    assert_confirmed(bench)
+
+
 def test_the_installed_image_is_claimed_and_not_fetched_again(lab):
     bench = lab()
     bench.run_settled()
