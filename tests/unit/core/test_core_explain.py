@@ -1,8 +1,8 @@
 """`why`: for each place where a device can be, one code and one sentence."""
 
 import pytest
+from core_lives import bring, confirmed, downloading, installing, offered, on_trial
 from core_world import FACTORY, World, image_of
-from test_core_lifecycle import bring, confirmed, downloading, installing, offered, on_trial
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import BlockRefusal

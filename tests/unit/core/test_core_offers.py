@@ -1,8 +1,8 @@
 """When notices go out, when things stall or time out, and what a set clock does: native-protocol §3 and the pacing."""
 
 import pytest
+from core_lives import bring, canceling, downloaded, downloading, installing, offered, on_trial
 from core_world import FACTORY, START_S, World
-from test_core_lifecycle import bring, canceling, downloaded, downloading, installing, offered, on_trial
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.messages import CancelUpdate, Offer

@@ -1,0 +1,27 @@
+"""The whole at a glance: why a device is where it is, and everything that `watch` shows."""
+
+from collections.abc import Sequence
+
+from ota_bridge.core.explain import why as explain
+from ota_bridge.core.fleet import Device
+from ota_bridge.core.operations.named import all_devices, device_named
+from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.views import Json, device_view, rollout_view
+
+
+@operation("why", writes=False)
+def why(context: Context, device: str) -> Json:
+    """One sentence: why this device is where it is."""
+    found = explain(context.unit, device_named(context.unit, device), context.bridge.rules.retries, context.now)
+    return {"device": str(found.device), "code": found.code, "sentence": found.sentence, "facts": found.facts}
+
+
+@operation("fleet", writes=False)
+def fleet(context: Context, product: str | None = None) -> Json:
+    """Everything that `watch` shows."""
+    devices: Sequence[Device] = all_devices(context.unit, product)
+    rollouts = [
+        rollout_view(rollout, context.unit.deployments.counts(rollout.id))
+        for rollout in context.unit.rollouts.all(product=product)
+    ]
+    return {"devices": [device_view(context.unit, device) for device in devices], "rollouts": rollouts}
