@@ -8,6 +8,7 @@ from ota_bridge.core.errors import Conflict, InvalidInput
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.operations.named import all_devices, device_named
 from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.people import Role
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.values import DeviceId, checked_hardware_id, checked_tag
 from ota_bridge.core.views import Json, deployment_view, device_view, report_view, transition_view
@@ -16,7 +17,7 @@ LABEL_MAX: Final = 64
 IMPORT_MAX: Final = 100_000
 
 
-@operation("device.list", writes=False)
+@operation("device.list", writes=False, role=Role.VIEWER)
 def device_list(
     context: Context, product: str | None = None, state: str | None = None, tag: str | None = None
 ) -> list[Json]:
@@ -30,7 +31,7 @@ def device_list(
     return [device_view(context.unit, device) for device in all_devices(context.unit, product, wanted, tag)]
 
 
-@operation("device.show", writes=False)
+@operation("device.show", writes=False, role=Role.VIEWER)
 def device_show(context: Context, device: str) -> Json:
     """One device with its history."""
     found = device_named(context.unit, device)
@@ -44,13 +45,13 @@ def device_show(context: Context, device: str) -> Json:
     return {**device_view(context.unit, found), "deployments": deployments, "history": history, "reports": reports}
 
 
-@operation("device.add", writes=True)
+@operation("device.add", writes=True, role=Role.OPERATOR)
 def device_add(context: Context, device: str, hw: str | None = None, tags: list[str] | None = None) -> Json:
     """Register a device before it appears."""
     return _add(context, {"device": device, "hw": hw, "tags": tags or []})
 
 
-@operation("device.import", writes=True)
+@operation("device.import", writes=True, role=Role.OPERATOR)
 def device_import(context: Context, rows: list[dict[str, Any]]) -> Json:
     """Register many devices; all or none."""
     if len(rows) > IMPORT_MAX:
@@ -97,7 +98,7 @@ def _free_label(unit: UnitOfWork, text: str, device: DeviceId) -> str:
     return text
 
 
-@operation("device.approve", writes=True)
+@operation("device.approve", writes=True, role=Role.OPERATOR)
 def device_approve(context: Context, device: str) -> Json:
     """Let a device take part that waits for it (`enrol = approve`)."""
     found = device_named(context.unit, device).approved()
@@ -106,7 +107,7 @@ def device_approve(context: Context, device: str) -> Json:
     return device_view(context.unit, context.updates.reconcile(found))
 
 
-@operation("device.tag", writes=True)
+@operation("device.tag", writes=True, role=Role.OPERATOR)
 def device_tag(context: Context, device: str, add: list[str] | None = None, remove: list[str] | None = None) -> Json:
     """Add and remove tags."""
     found = device_named(context.unit, device)
@@ -116,7 +117,7 @@ def device_tag(context: Context, device: str, add: list[str] | None = None, remo
     return device_view(context.unit, found)
 
 
-@operation("device.rename", writes=True)
+@operation("device.rename", writes=True, role=Role.OPERATOR)
 def device_rename(context: Context, device: str, label: str) -> Json:
     """Give a device a name for people; on the wire it keeps its own."""
     found = device_named(context.unit, device)
@@ -125,7 +126,7 @@ def device_rename(context: Context, device: str, label: str) -> Json:
     return device_view(context.unit, found)
 
 
-@operation("device.retire", writes=True)
+@operation("device.retire", writes=True, role=Role.OPERATOR)
 def device_retire(context: Context, device: str) -> Json:
     """Take a device out of everything; its open deployments are canceled."""
     found = device_named(context.unit, device)
@@ -141,7 +142,7 @@ def _retire(context: Context, device: Device, cause: str) -> Device:
     return retired
 
 
-@operation("device.replace", writes=True)
+@operation("device.replace", writes=True, role=Role.OPERATOR)
 def device_replace(context: Context, device: str, hw: str | None = None, successor: str | None = None) -> Json:
     """A board was swapped: accept its new hardware id, or hand everything to a successor and retire it."""
     found = device_named(context.unit, device)

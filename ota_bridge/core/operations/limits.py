@@ -5,17 +5,18 @@ from dataclasses import replace
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.messages import LimitsChanged
 from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.people import Role
 from ota_bridge.core.values import StandingLimits
 from ota_bridge.core.views import Json, limits_view
 
 
-@operation("limits.show", writes=False)
+@operation("limits.show", writes=False, role=Role.VIEWER)
 def limits_show(context: Context) -> Json:
     """The fleet-wide caps."""
     return limits_view(context.unit.limits.get())
 
 
-@operation("limits.set", writes=True)
+@operation("limits.set", writes=True, role=Role.OPERATOR)
 def limits_set(
     context: Context, blocks_per_s: int | None = None, bytes_per_s: int | None = None, downloads: int | None = None
 ) -> Json:

@@ -13,6 +13,7 @@ from typing import Any, Final, get_args, get_origin, get_type_hints
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import InvalidInput, NotFound
 from ota_bridge.core.messages import Output
+from ota_bridge.core.people import Role
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import Now
@@ -32,23 +33,26 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A command: `writes` False means it runs on a read-only unit of work too."""
+    """A command: `writes` False means it runs on a read-only unit of work too; `role` is what its actor needs."""
 
     name: str
     function: Callable[..., Any]
     writes: bool
+    role: Role
     summary: str
 
 
 OPERATIONS: Final[dict[str, Operation]] = {}
 
 
-def operation(name: str, *, writes: bool) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def operation(name: str, *, writes: bool, role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the operation of this name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         summary = inspect.getdoc(function) or ""
-        OPERATIONS[name] = Operation(name=name, function=function, writes=writes, summary=summary.partition("\n")[0])
+        OPERATIONS[name] = Operation(
+            name=name, function=function, writes=writes, role=role, summary=summary.partition("\n")[0]
+        )
         return function
 
     return register

@@ -8,6 +8,7 @@ from ota_bridge.core.messages import RolloutChanged
 from ota_bridge.core.operations.named import all_devices, release_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.operations.rollouts import cancel_open
+from ota_bridge.core.people import Role
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.values import release_id
@@ -65,19 +66,19 @@ def add_release(context: Context, upload: Upload) -> Json:
     return release_view(added)
 
 
-@operation("release.list", writes=False)
+@operation("release.list", writes=False, role=Role.VIEWER)
 def release_list(context: Context, product: str | None = None) -> list[Json]:
     """All releases."""
     return [release_view(release) for release in context.unit.releases.all(product=product)]
 
 
-@operation("release.show", writes=False)
+@operation("release.show", writes=False, role=Role.VIEWER)
 def release_show(context: Context, release: str) -> Json:
     """One release."""
     return release_view(release_named(context, release))
 
 
-@operation("release.ahead", writes=False)
+@operation("release.ahead", writes=False, role=Role.VIEWER)
 def release_ahead(context: Context, release: str) -> Json:
     """How many devices report a seq that is not below the release's and run something else: they will not take it."""
     found = release_named(context, release)
@@ -93,7 +94,7 @@ def release_ahead(context: Context, release: str) -> Json:
     return {"release": found.id, "devices": len(ahead), "seq": max(ahead, default=None)}
 
 
-@operation("release.withdraw", writes=True)
+@operation("release.withdraw", writes=True, role=Role.AUTHOR)
 def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
     """Stop offering a release; its rollouts end, and every open deployment of it is canceled."""
     found = release_named(context, release).withdrawn()

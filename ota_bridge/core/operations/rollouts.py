@@ -9,11 +9,12 @@ from ota_bridge.core.fleet import DeviceState
 from ota_bridge.core.messages import CheckInRequest, RolloutChanged
 from ota_bridge.core.operations.named import deployments_of, device_named, release_named, rollout_named
 from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.people import Role
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
 from ota_bridge.core.views import Json, deployment_view, rollout_view
 
 
-@operation("rollout.start", writes=True)
+@operation("rollout.start", writes=True, role=Role.OPERATOR)
 def rollout_start(context: Context, release: str, devices: list[str] | None = None, percent: int | None = None) -> Json:
     """Bring a release to all compatible devices of its product, to a share of them, or to those named."""
     found = release_named(context, release)
@@ -52,7 +53,7 @@ def _planned_from_here(context: Context, rollout: Rollout) -> Json:
     return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
 
 
-@operation("rollout.list", writes=False)
+@operation("rollout.list", writes=False, role=Role.VIEWER)
 def rollout_list(context: Context) -> list[Json]:
     """All rollouts with their counts."""
     return [
@@ -60,7 +61,7 @@ def rollout_list(context: Context) -> list[Json]:
     ]
 
 
-@operation("rollout.status", writes=False)
+@operation("rollout.status", writes=False, role=Role.VIEWER)
 def rollout_status(context: Context, rollout: str) -> Json:
     """One rollout, its counts and what it sent."""
     found = rollout_named(context, rollout)
@@ -70,21 +71,21 @@ def rollout_status(context: Context, rollout: str) -> Json:
     return {**view, "bytes_sent": sum(row["bytes_sent"] for row in deployments), "deployments": deployments}
 
 
-@operation("rollout.percent", writes=True)
+@operation("rollout.percent", writes=True, role=Role.OPERATOR)
 def rollout_percent(context: Context, rollout: str, percent: int) -> Json:
     """Widen a rollout to a larger share of the fleet."""
     widened = rollout_named(context, rollout).widened(percent, context.now.wall, context.actor)
     return _planned_from_here(context, widened)
 
 
-@operation("rollout.pause", writes=True)
+@operation("rollout.pause", writes=True, role=Role.OPERATOR)
 def rollout_pause(context: Context, rollout: str) -> Json:
     """Hold a rollout: no offers, no blocks, no installs; nothing is lost."""
     paused = rollout_named(context, rollout).becomes(RolloutState.PAUSED, context.now.wall, context.actor)
     return _revise(context, paused)
 
 
-@operation("rollout.resume", writes=True)
+@operation("rollout.resume", writes=True, role=Role.OPERATOR)
 def rollout_resume(context: Context, rollout: str) -> Json:
     """Go on with a paused rollout."""
     running = rollout_named(context, rollout).becomes(RolloutState.RUNNING, context.now.wall, context.actor)
@@ -107,7 +108,7 @@ def _revise(context: Context, rollout: Rollout) -> Json:
     return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
 
 
-@operation("rollout.cancel", writes=True)
+@operation("rollout.cancel", writes=True, role=Role.OPERATOR)
 def rollout_cancel(context: Context, rollout: str) -> Json:
     """End a rollout: what has not begun to install is canceled on the devices, what runs stays."""
     canceled = rollout_named(context, rollout).becomes(RolloutState.CANCELED, context.now.wall, context.actor)

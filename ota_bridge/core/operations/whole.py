@@ -6,17 +6,18 @@ from ota_bridge.core.explain import why as explain
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.operations.named import all_devices, device_named
 from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.people import Role
 from ota_bridge.core.views import Json, device_view, rollout_view
 
 
-@operation("why", writes=False)
+@operation("why", writes=False, role=Role.VIEWER)
 def why(context: Context, device: str) -> Json:
     """One sentence: why this device is where it is."""
     found = explain(context.unit, device_named(context.unit, device), context.bridge.rules.retries, context.now)
     return {"device": str(found.device), "code": found.code, "sentence": found.sentence, "facts": found.facts}
 
 
-@operation("fleet", writes=False)
+@operation("fleet", writes=False, role=Role.VIEWER)
 def fleet(context: Context, product: str | None = None) -> Json:
     """Everything that `watch` shows."""
     devices: Sequence[Device] = all_devices(context.unit, product)
