@@ -18,7 +18,8 @@ from ota_bridge.core.manifest import ManifestFacts, class_id
 from ota_bridge.core.messages import Output
 from ota_bridge.core.operations import Context, Upload, add_release
 from ota_bridge.core.ports import UnitOfWork
-from ota_bridge.core.values import Now, checked_hardware_id, checked_product
+from ota_bridge.core.values import Now, checked_hardware_id, checked_product, checked_version
+from ota_bridge.core.versions import BOUND_MAX, BOUNDS_MAX, checked_bounds
 from ota_bridge.decode import Fields
 from ota_bridge.gateway import Gateway
 from ota_bridge.store.blobs import BlobStore
@@ -51,13 +52,16 @@ class Intake:
         if upload is None:
             raise InvalidInput("release.add: the artifact's bytes are missing")
         fields = Fields(args, name="release.add")
-        fields.only("envelope", "product", "version", "hw", "file_name")
+        fields.only("envelope", "product", "version", "part_version", "hw", "file_name", "installs_from")
         envelope = _binary("release.add: the envelope", fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
         manifest = self._verify(envelope)
         product = checked_product(fields.text("product", max_bytes=64))
         listed = fields.array("hw", min_items=1, max_items=8)
         hardware = tuple(sorted({checked_hardware_id(listed.text(i, max_bytes=32)) for i in range(len(listed))}))
-        _check_claims(manifest, product, hardware, fields.optional(fields.text, "version", max_bytes=32))
+        version = checked_version(fields.optional(fields.text, "version", max_bytes=32) or manifest.version)
+        part_version = fields.optional(fields.text, "part_version", max_bytes=32) or version
+        _check_claims(manifest, product, hardware, part_version)
+        installs_from = _bounds(fields)
         md5 = await self._store(manifest, upload)
         part = ReleasePart(
             component=manifest.component,
@@ -65,8 +69,9 @@ class Intake:
             manifest=manifest,
             md5=md5,
             file_name=fields.note("file_name", max_characters=FILE_NAME_MAX) if "file_name" in fields else "",
+            installs_from=installs_from,
         )
-        arrived = Upload(product=product, hardware=hardware, part=part)
+        arrived = Upload(product=product, version=version, hardware=hardware, part=part)
         bridge = self._gateway.bridge
 
         def work(unit: UnitOfWork) -> tuple[dict[str, Any], list[Output]]:
@@ -107,10 +112,23 @@ def _binary(what: str, text: str) -> bytes:
         raise InvalidInput(f"{what} is not base64: {error}") from error
 
 
-def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ...], version: str | None) -> None:
-    """What the operator says must be what the author signed: names are not in the manifest, their hashes are."""
-    if version is not None and version != manifest.version:
-        raise InvalidInput(f"the manifest was signed for version {manifest.version}, not {version}")
+def _bounds(fields: Fields) -> tuple[str, ...]:
+    if "installs_from" not in fields:
+        return ()
+    listed = fields.array("installs_from", max_items=BOUNDS_MAX)
+    return checked_bounds([listed.text(i, max_bytes=BOUND_MAX) for i in range(len(listed))])
+
+
+def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ...], part_version: str) -> None:
+    """What the operator says must be what the author signed: names are not in the manifest, their hashes are.
+
+    A release's own name is not signed: a component of another version says so.
+    """
+    if part_version != manifest.version:
+        raise InvalidInput(
+            f"the manifest was signed for version {manifest.version}, not {part_version}; "
+            "where a component has a version of its own, name it with --part-version"
+        )
     claimed = tuple(sorted(class_id(manifest.vendor, product, hw) for hw in hardware))
     if claimed != manifest.classes:
         names = ", ".join(f"{product}/{hw}" for hw in hardware)

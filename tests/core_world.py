@@ -54,6 +54,7 @@ def facts_of(
     image: bytes | None = None,
     chunk_bytes: int = 4096,
     epoch: int = 1,
+    **signed: Any,
 ) -> ManifestFacts:
     """The manifest of an image, as `security.manifest` would read it."""
     data = image_of(version, component) if image is None else image
@@ -69,6 +70,7 @@ def facts_of(
         chunk_bytes=chunk_bytes,
         merkle_root=tree_of(data, chunk_bytes)[0],
         epoch=epoch,
+        **signed,
         digest=Sha256(hashlib.sha256(f"envelope {product} {component} {version} {seq}".encode()).digest()),
     )
 
@@ -338,8 +340,17 @@ class World:
 
     # --- making ---
 
-    def release(self, version: str = "1.1.0", *, seq: int = 2, product: str = "prod", **facts: Any) -> str:
-        """Add a release (or one more component of it); returns its id."""
+    def release(
+        self,
+        version: str = "1.1.0",
+        *,
+        seq: int = 2,
+        product: str = "prod",
+        release: str = "",
+        installs_from: tuple[str, ...] = (),
+        **facts: Any,
+    ) -> str:
+        """Add a release (or one more component of it, of another version than the release's); returns its id."""
         hardware = facts.get("hardware", ("r1",))
         image = facts.get("image") or image_of(version, facts.get("component", FIRMWARE))
         self.source.put(image)
@@ -347,8 +358,14 @@ class World:
         envelope = b"envelope " + manifest.digest
         manifest = replace(manifest, digest=Sha256(hashlib.sha256(envelope).digest()))
         self.facts[envelope] = manifest
-        part = ReleasePart(component=manifest.component, envelope=envelope, manifest=manifest, md5="0" * 32)
-        upload = Upload(product=product, hardware=hardware, part=part)
+        part = ReleasePart(
+            component=manifest.component,
+            envelope=envelope,
+            manifest=manifest,
+            md5="0" * 32,
+            installs_from=installs_from,
+        )
+        upload = Upload(product=product, version=release or version, hardware=hardware, part=part)
 
         def work(unit: Any) -> Any:
             updates = self.bridge.updates(unit, self.now)

@@ -11,8 +11,9 @@ from ota_bridge.cli.keys import AUTHOR_FILE
 from ota_bridge.cli.output import counted, size, when
 from ota_bridge.cli.session import JsonOption, ReleaseArgument, Session
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
-from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, ManifestFacts
+from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, Dependency, ManifestFacts
 from ota_bridge.core.values import FIRMWARE
+from ota_bridge.core.versions import checked_bounds, shown
 from ota_bridge.security import manifest
 from ota_bridge.security.authority import newest
 from ota_bridge.security.files import read_bounded, write_new
@@ -36,6 +37,10 @@ _ChunkOption = Annotated[int, typer.Option(metavar="BYTES", help="Piece that a d
 _VendorOption = Annotated[
     str | None, typer.Option(metavar="DOMAIN", help="The vendor.", show_default="that of the trust document")
 ]
+_NeedsOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COMPONENT=SEQ", help="Signed: needs that component with at least this seq; may be repeated."),
+]
 
 
 @commands.command("sign")
@@ -50,6 +55,7 @@ def sign(
     key: _KeyOption = None,
     chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
     vendor: _VendorOption = None,
+    needs: _NeedsOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the manifest goes.", show_default="FILE.manifest")
     ] = None,
@@ -60,7 +66,7 @@ def sign(
     out = out or Path(f"{file}{MANIFEST_SUFFIX}")
     if out.exists():
         raise Conflict(f"manifest {out} exists already; move it away, or name another with --out")
-    envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)
+    envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor, needs)
     _write_manifest(out, envelope)
     _say_signed(session, out, envelope)
 
@@ -100,17 +106,36 @@ def add(
     ] = None,
     chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
     vendor: _VendorOption = None,
+    part_version: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="The component's own version.", show_default="that of the release"),
+    ] = None,
+    installs_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--from",
+            metavar="BOUND",
+            help="Installs from this version of the component, or from a range such as '>=1,<2'; may be repeated.",
+            show_default="any",
+        ),
+    ] = None,
+    needs: _NeedsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign an image with the author's key and publish it; or publish one that was signed elsewhere."""
     session = Session.of(context, as_json=as_json)
+    bounds = checked_bounds(installs_from or [])
+    signed_version = part_version or version
     releases = session.call("release.list", {"product": product})
     if manifest_file is not None:
-        envelope = _signed_elsewhere(session, file, manifest_file, version, component, key)
+        if needs:
+            raise InvalidInput("--needs and --manifest exclude each other: what it needs is signed already")
+        envelope = _signed_elsewhere(session, file, manifest_file, signed_version, component, key)
     else:
         seq = seq or _next_seq(releases, component, _vendor_and_epoch(session, vendor)[1])
-        envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor)
-    result = _upload(session, file, envelope, product=product, version=version, hw=hw)
+        envelope = _signed(session, file, product, signed_version, hw, seq, component, key, chunk, vendor, needs)
+    claims = {"product": product, "version": version, "part_version": part_version, "hw": list(hw)}
+    result = _upload(session, file, envelope, {**claims, "installs_from": list(bounds) or None})
     if as_json:
         session.output.json(result)
         return
@@ -144,14 +169,15 @@ def list_releases(
             release["id"],
             release["state"],
             release["hardware"],
-            [f"{name} {size(part['size_bytes'])}" for name, part in release["parts"].items()],
+            [_part_name(release, name) + f" {size(part['size_bytes'])}" for name, part in release["parts"].items()],
+            [_from(name, part, release) for name, part in release["parts"].items() if part["installs_from"]] or None,
             max((part["seq"] for part in release["parts"].values()), default=None),
             when(release["created"]),
             release["created_by"],
         )
         for release in answer.result
     ]
-    columns = ("release", "state", "hardware", "components", "seq", "created", "by")
+    columns = ("release", "state", "hardware", "components", "from", "seq", "created", "by")
     session.output.table(columns, rows, empty="no releases yet; add one with `ota-bridge release add`")
 
 
@@ -191,10 +217,32 @@ def _print_release(session: Session, release: Mapping[str, Any]) -> None:
         ]
     )
     rows = [
-        (name, part["file_name"], size(part["size_bytes"]), part["seq"], part["chunk_bytes"], part["sha256"])
+        (
+            name,
+            part["version"],
+            shown(part["installs_from"]),
+            [f"{needed} seq {seq}" for needed, seq in part["needs"].items()] or None,
+            part["file_name"],
+            size(part["size_bytes"]),
+            part["seq"],
+            part["chunk_bytes"],
+            part["sha256"],
+        )
         for name, part in release["parts"].items()
     ]
-    output.table(("component", "file", "size", "seq", "chunk", "sha256"), rows, empty="no components")
+    columns = ("component", "version", "from", "needs", "file", "size", "seq", "chunk", "sha256")
+    output.table(columns, rows, empty="no components")
+
+
+def _part_name(release: Mapping[str, Any], name: str) -> str:
+    """A component, with its version where that is not the release's."""
+    version = release["parts"][name]["version"]
+    return name if version == release["version"] else f"{name} {version}"
+
+
+def _from(name: str, part: Mapping[str, Any], release: Mapping[str, Any]) -> str:
+    bounds = shown(part["installs_from"])
+    return bounds if len(release["parts"]) == 1 else f"{name}: {bounds}"
 
 
 def _signed(
@@ -208,7 +256,9 @@ def _signed(
     key: list[Path] | None,
     chunk: int,
     vendor: str | None,
+    needs: list[str] | None,
 ) -> bytes:
+    dependencies = tuple(_dependency(text) for text in needs or [])
     keys = _keys(session, key or [AUTHOR_FILE])
     domain, epoch = _vendor_and_epoch(session, vendor)
     total = file.stat().st_size if file.is_file() else 0
@@ -224,9 +274,17 @@ def _signed(
             component=component,
             chunk_bytes=chunk,
             epoch=epoch,
+            dependencies=dependencies,
             progress=lambda done, _: bar.update(bar.task_ids[0], completed=done),
         )
     return signed.envelope
+
+
+def _dependency(text: str) -> Dependency:
+    component, _, seq = text.partition("=")
+    if not seq.isascii() or not seq.isdecimal():
+        raise InvalidInput(f"--needs {text[:40]!r}: write COMPONENT=SEQ, such as radio=3")
+    return Dependency(component=component, min_seq=int(seq[:20]))
 
 
 def _signed_elsewhere(
@@ -245,16 +303,8 @@ def _signed_elsewhere(
     return envelope
 
 
-def _upload(
-    session: Session, file: Path, envelope: bytes, *, product: str, version: str, hw: Sequence[str]
-) -> dict[str, Any]:
-    args = {
-        "envelope": base64.b64encode(envelope).decode("ascii"),
-        "product": product,
-        "version": version,
-        "hw": list(hw),
-        "file_name": file.name,
-    }
+def _upload(session: Session, file: Path, envelope: bytes, claims: Mapping[str, Any]) -> dict[str, Any]:
+    args = {"envelope": base64.b64encode(envelope).decode("ascii"), "file_name": file.name, **claims}
     total = manifest.read(envelope).size_bytes
     with file.open("rb") as source, session.output.bar(f"sending {file.name}", total) as bar:
         result: dict[str, Any] = session.call(

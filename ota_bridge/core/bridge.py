@@ -240,7 +240,7 @@ class Bridge:
             return device
         manifest = release.parts[deployment.component].manifest
         shown = Installed.OLD
-        if runs(installed, version=release.version, image_sha256=manifest.sha256):
+        if runs(installed, version=manifest.version, image_sha256=manifest.sha256):
             shown = Installed.OFFERED_TRIAL if installed.trial else Installed.OFFERED
         elif _has_gone_past(updates, device, deployment, installed):
             shown = Installed.NEWER
@@ -452,9 +452,9 @@ class Bridge:
 
 def _has_gone_past(updates: Updates, device: Device, deployment: Deployment, installed: InstalledPart) -> bool:
     """True if this is newer than what was deployed."""
-    release = updates.release_of(deployment)
-    known = is_known(updates.unit, device.id.product, installed)
-    return policy.has_gone_past(device, installed, release, release.parts[deployment.component], is_known=known)
+    part = updates.release_of(deployment).parts[deployment.component]
+    known = is_known(updates.unit, device.id.product, deployment.component, installed)
+    return policy.has_gone_past(device, installed, part, is_known=known)
 
 
 def _end_forgotten(updates: Updates, device: Device, report: Progress) -> None:

@@ -1,5 +1,7 @@
 """Releases: named versions of a product, one signed manifest per component.
 
+A release's version names it; each component has a version of its own in its manifest, mostly the same.
+
 A release is immutable but for its state and for components added before its first rollout.
 Only ACTIVE releases are offered.
 """
@@ -30,6 +32,13 @@ class ReleasePart:
     md5: str
     """Lower-case hex, for devices of the public shape, which check nothing else."""
     file_name: str = ""
+    installs_from: tuple[str, ...] = ()
+    """Bounds (`versions`) on what runs in the component before, as the operator declared them; empty: any version."""
+
+    @property
+    def version(self) -> str:
+        """The component's own version, which is the one that was signed and that devices report."""
+        return self.manifest.version
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -204,8 +204,8 @@ def _assigned_reason(
     part = release.parts[component]
     misfit = policy.fits(device, release, part)
     installed = device.parts.get(component)
-    known = is_known(unit, device.id.product, installed)
-    need = policy.is_needed(device, release, part, is_known=known) if installed is not None else None
+    known = is_known(unit, device.id.product, component, installed)
+    need = policy.is_needed(device, part, is_known=known) if installed is not None else None
     if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
         return "confirmed", _runs_sentence(device, release, component)
     obstacle = misfit or need
@@ -226,7 +226,7 @@ def _assigned_reason(
         obstacle is not None
         and obstacle in {Obstacle.ANTI_ROLLBACK, Obstacle.RUNS_NEWER}
         and installed is not None
-        and not is_in_catalog(unit, device.id.product, installed)
+        and not is_in_catalog(unit, device.id.product, component, installed)
     ):
         return obstacle.value, _ahead_sentence(device, release, part)
     if obstacle is None:
@@ -254,7 +254,7 @@ def _ahead_sentence(device: Device, release: Release, part: ReleasePart) -> str:
 def _runs_sentence(device: Device, release: Release, component: str) -> str:
     version = device.parts[component].version
     sentence = f"it runs the assigned {component} {release.id}"
-    if version != release.version:
+    if version != release.parts[component].version:
         sentence = f"it runs the bytes of the assigned {component} {release.id} already, as version {version}"
     return f"{sentence}, which was withdrawn since" if release.state is ReleaseState.WITHDRAWN else sentence
 

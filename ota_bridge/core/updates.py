@@ -219,7 +219,7 @@ class Updates:
             return device
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
-        unknown = {name for name in device.assigned if not is_known(self.unit, product, device.parts.get(name))}
+        unknown = {name for name in device.assigned if not is_known(self.unit, product, name, device.parts.get(name))}
         steps = planner.steps(device, releases, past, self.rules.retries, canceled=canceled, unknown=unknown)
         for step in steps:
             match step:
@@ -312,8 +312,9 @@ class Updates:
         if waits:
             self._hold_back(device, deployment, f"not offered: {waits}")
             return device
-        known = is_known(self.unit, device.id.product, device.parts.get(deployment.component))
-        obstacle = policy.obstacle(device, release, release.parts[deployment.component], is_known=known)
+        component = deployment.component
+        known = is_known(self.unit, device.id.product, component, device.parts.get(component))
+        obstacle = policy.obstacle(device, release, release.parts[component], is_known=known)
         if obstacle is not None:
             if obstacle in _HOPELESS:
                 self.cancel(device, deployment, f"not offered: {obstacle}")
@@ -374,7 +375,7 @@ class Updates:
             return PublicOffer(
                 device=device.id,
                 deployment=deployment.id,
-                version=release.version,
+                version=part.version,
                 url=self.rules.public_url.replace("{sha256}", part.manifest.sha256.hex()),
                 md5=part.md5,
                 size_bytes=part.manifest.size_bytes,
@@ -477,14 +478,17 @@ class Updates:
         self.move(deployment, DeploymentEvent.TIME_OUT, f"{deployment.state} for too long")
 
 
-def is_known(unit: UnitOfWork, product: str, part: InstalledPart | None) -> bool:
+def is_known(unit: UnitOfWork, product: str, component: str, installed: InstalledPart | None) -> bool:
     """True if a counter or the catalog tells how old what runs there is."""
-    return part is None or part.seq is not None or is_in_catalog(unit, product, part)
+    return installed is None or installed.seq is not None or is_in_catalog(unit, product, component, installed)
 
 
-def is_in_catalog(unit: UnitOfWork, product: str, part: InstalledPart) -> bool:
-    """True if there is a release of the version that runs there."""
-    return unit.releases.get(ReleaseId(f"{product}/{part.version}")) is not None
+def is_in_catalog(unit: UnitOfWork, product: str, component: str, installed: InstalledPart) -> bool:
+    """True if there is a release that has the component in the version that runs there."""
+    return any(
+        component in release.parts and release.parts[component].version == installed.version
+        for release in unit.releases.all(product=product)
+    )
 
 
 def _takes_little(device: Device) -> bool:

@@ -125,6 +125,9 @@ def release_view(release: Release) -> Json:
         "created_by": release.created_by,
         "parts": {
             name: {
+                "version": part.version,
+                "installs_from": list(part.installs_from),
+                "needs": {one.component: one.min_seq for one in part.manifest.dependencies},
                 "sha256": part.manifest.sha256.hex(),
                 "size_bytes": part.manifest.size_bytes,
                 "seq": part.manifest.seq,

@@ -27,7 +27,7 @@ from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.merkle import HASH_BYTES, chunk_count, root_of_list
 from ota_bridge.store import archive
 from ota_bridge.store.blobs import BlobStore, sync_directory
-from ota_bridge.store.catalog_rows import PART_COLUMNS, part_from
+from ota_bridge.store.catalog_rows import facts_from
 from ota_bridge.store.connection import as_store_error, check_copy, copy_database, size_of
 
 SPARE_BYTES: Final = 16 << 20
@@ -151,8 +151,8 @@ def contents_of(database: Path) -> Contents:
         with closing(sqlite3.connect(uri, uri=True)) as db:
             counts = [db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("devices", "releases")]  # noqa: S608
             last = db.execute("SELECT last_commit_wall FROM store_facts").fetchone()[0]
-            rows = db.execute(f"SELECT {', '.join(PART_COLUMNS)} FROM release_parts ORDER BY release, position")  # noqa: S608
-            parts = tuple((row[0], part_from(row).manifest) for row in rows)
+            rows = db.execute("SELECT release, facts FROM release_parts ORDER BY release, position")
+            parts = tuple((row[0], facts_from(row[1])) for row in rows)
     except sqlite3.Error as error:
         raise as_store_error(error, database) from error
     except (LookupError, TypeError, ValueError, InvalidInput) as error:

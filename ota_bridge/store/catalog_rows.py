@@ -17,7 +17,7 @@ from ota_bridge.store.rows import Row, b64, decode, encode
 # --- releases ------------------------------------------------------------------------------------------------
 
 RELEASE_COLUMNS: Final = ("id", "product", "version", "hardware", "state", "created_wall", "created_by")
-PART_COLUMNS: Final = ("release", "position", "component", "envelope", "facts", "md5", "file_name")
+PART_COLUMNS: Final = ("release", "position", "component", "envelope", "facts", "md5", "file_name", "installs_from")
 
 _KEPT: Final = 512
 
@@ -75,18 +75,33 @@ def release_from(row: Row, parts: Mapping[str, ReleasePart]) -> Release:
 def part_row(release: ReleaseId, position: int, part: ReleasePart) -> Row:
     """The row in `release_parts`; `position` keeps the order of the parts."""
     facts = _facts_text(part.manifest)
-    return (release, position, part.component, part.envelope, facts, part.md5, part.file_name)
+    return (
+        release,
+        position,
+        part.component,
+        part.envelope,
+        facts,
+        part.md5,
+        part.file_name,
+        encode(part.installs_from),
+    )
 
 
 def part_from(row: Row) -> ReleasePart:
     """The reverse of `part_row`."""
-    return _part(*row[2:7])
+    return _part(*row[2:8])
 
 
 @lru_cache(maxsize=_KEPT)
-def _part(component: str, envelope: bytes, facts: str, md5: str, file_name: str) -> ReleasePart:
-    manifest = _facts_from(facts)
-    return ReleasePart(component=component, envelope=envelope, manifest=manifest, md5=md5, file_name=file_name)
+def _part(component: str, envelope: bytes, facts: str, md5: str, file_name: str, installs_from: str) -> ReleasePart:
+    return ReleasePart(
+        component=component,
+        envelope=envelope,
+        manifest=facts_from(facts),
+        md5=md5,
+        file_name=file_name,
+        installs_from=tuple(decode(installs_from)),
+    )
 
 
 def _facts_text(facts: ManifestFacts) -> str:
@@ -100,7 +115,8 @@ def _facts_text(facts: ManifestFacts) -> str:
     return encode({name: value for name, value in found.items() if value is not None})
 
 
-def _facts_from(text: str) -> ManifestFacts:
+def facts_from(text: str) -> ManifestFacts:
+    """The reverse of what a part's row keeps of its manifest."""
     found = decode(text)
     for name in _FACT_BYTES:
         if name in found:

@@ -184,4 +184,9 @@ def _keysets(db: Database) -> None:
     db.execute("ALTER TABLE devices ADD COLUMN keyset INTEGER")
 
 
-SCHEMA_VERSION: Final = 3
+@MIGRATIONS(name="0004_installs_from")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _installs_from(db: Database) -> None:
+    db.execute("ALTER TABLE release_parts ADD COLUMN installs_from TEXT NOT NULL DEFAULT '[]'")
+
+
+SCHEMA_VERSION: Final = 4

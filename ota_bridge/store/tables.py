@@ -51,6 +51,7 @@ class ReleaseTable:
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
         self._kept: dict[ReleaseId, Release] = {}
+        self._all: dict[str | None, Sequence[Release]] = {}
 
     def get(self, release: ReleaseId) -> Release | None:
         found = self._kept.get(release)
@@ -64,6 +65,7 @@ class ReleaseTable:
     def forget(self) -> None:
         """Read again: what was kept may have been rolled back."""
         self._kept.clear()
+        self._all.clear()
 
     def put(self, release: Release) -> None:
         self.forget()
@@ -73,7 +75,11 @@ class ReleaseTable:
             self._execute(self._PUT_PART, catalog_rows.part_row(release.id, position, part))
 
     def all(self, *, product: str | None = None) -> Sequence[Release]:
-        return [self._whole(row) for row in self._execute(self._ALL, (product,)).fetchall()]
+        found = self._all.get(product)
+        if found is None:
+            found = [self._whole(row) for row in self._execute(self._ALL, (product,)).fetchall()]
+            self._all[product] = found
+        return list(found)
 
     def _whole(self, row: rows.Row) -> Release:
         parts = [catalog_rows.part_from(part) for part in self._execute(self._PARTS, (row[0],))]

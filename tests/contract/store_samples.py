@@ -192,6 +192,7 @@ PARTS = st.lists(
         manifest=FACTS,
         md5=st.text("0123456789abcdef", min_size=32, max_size=32),
         file_name=TEXTS,
+        installs_from=st.lists(VERSIONS, max_size=3).map(tuple),
     ),
     max_size=3,
 ).map(lambda parts: {part.component: part for part in parts})

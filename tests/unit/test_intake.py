@@ -108,6 +108,10 @@ async def test_a_release_is_there_with_its_artifact_however_it_was_cut(world, bl
         ({"product": "pr od"}, InvalidInput, "product"),
         ({"product": "other"}, InvalidInput, "not signed for exactly other/r1"),
         ({"version": "1.2.0"}, InvalidInput, "signed for version 1.1.0, not 1.2.0"),
+        ({"version": "3", "part_version": "1.2"}, InvalidInput, "signed for version 1.1.0, not 1.2; where a component"),
+        ({"version": "3 0", "part_version": "1.1.0"}, InvalidInput, "version"),
+        ({"installs_from": ["1.x"]}, InvalidInput, "write a range"),
+        ({"installs_from": "1.0"}, Malformed, "installs_from"),
         ({"hw": []}, Malformed, "hw"),
         ({"hw": ["r1", "r2"]}, InvalidInput, "not signed for exactly prod/r1, prod/r2"),
         ({"hw": "r1"}, Malformed, "hw"),
@@ -140,6 +144,17 @@ async def test_no_more_is_taken_than_was_signed(intake):
     with pytest.raises(InvalidInput, match="larger than the 10000 bytes that were signed"):
         await intake.add("ann", ARGS, upload)
     assert 2 == upload.taken
+
+
+async def test_a_component_may_have_a_version_of_its_own_and_bounds_on_what_it_installs_from(world, intake):
+    view = await intake.add(
+        "ann",
+        ARGS | {"version": "2026.1", "part_version": "1.1.0", "installs_from": ["1.0", ">=1.0.5"]},
+        Uploads(IMAGE),
+    )
+    part = view["parts"]["firmware"]
+    assert ("prod/2026.1", "2026.1", "1.1.0") == (view["id"], view["version"], part["version"])
+    assert ["1.0", ">=1.0.5"] == part["installs_from"]
 
 
 async def test_a_file_is_needed(intake):

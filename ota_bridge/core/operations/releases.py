@@ -20,6 +20,8 @@ class Upload:
     """A verified manifest and a stored artifact, on their way to become a part of a release."""
 
     product: str
+    version: str
+    """Of the release; the component has its own in its manifest."""
     hardware: tuple[str, ...]
     part: ReleasePart
 
@@ -27,7 +29,7 @@ class Upload:
 def add_release(context: Context, upload: Upload) -> Json:
     """Add a release, or a component to one without a rollout. The edge has verified the upload."""
     unit, manifest = context.unit, upload.part.manifest
-    name = release_id(upload.product, manifest.version)
+    name = release_id(upload.product, upload.version)
     for release in unit.releases.all(product=upload.product):
         other = release.parts.get(manifest.component)
         if other is not None and release.id != name and other.manifest.counter == manifest.counter:
@@ -48,7 +50,7 @@ def add_release(context: Context, upload: Upload) -> Json:
         existing = Release(
             id=name,
             product=upload.product,
-            version=manifest.version,
+            version=upload.version,
             hardware=upload.hardware,
             parts={},
             state=ReleaseState.ACTIVE,
@@ -88,7 +90,7 @@ def release_ahead(context: Context, release: str) -> Json:
             installed = device.parts.get(component)
             if installed is None or installed.seq is None or policy.fits(device, found, part) is not None:
                 continue
-            if policy.is_needed(device, found, part) is policy.Obstacle.ANTI_ROLLBACK:
+            if policy.is_needed(device, part) is policy.Obstacle.ANTI_ROLLBACK:
                 ahead.append(installed.seq)
                 break
     return {"release": found.id, "devices": len(ahead), "seq": max(ahead, default=None)}

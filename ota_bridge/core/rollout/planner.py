@@ -110,7 +110,7 @@ def _attempt(
 ) -> list[Step]:
     assignment = device.assigned[component]
     part = release.parts[component]
-    obstacle = policy.fits(device, release, part) or policy.is_needed(device, release, part, is_known=is_known)
+    obstacle = policy.fits(device, release, part) or policy.is_needed(device, part, is_known=is_known)
     if obstacle is Obstacle.RUNS_IT:
         return []
     earlier = [

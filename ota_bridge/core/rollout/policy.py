@@ -1,6 +1,5 @@
 """Pure verdicts: may this release go to this device, may it be tried again."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -11,6 +10,7 @@ from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.errors import RefusedReason
 from ota_bridge.core.fleet import Device, DeviceState, runs
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.versions import numbers
 
 FINAL_REFUSALS: Final = frozenset(
     {
@@ -24,8 +24,6 @@ FINAL_REFUSALS: Final = frozenset(
     }
 )
 """Trying again cannot help: the same bytes will be refused again."""
-
-_NUMBERS: Final = re.compile(r"v?[0-9]{1,9}(\.[0-9]{1,9})*")
 
 MAX_ROLLED_BACK: Final = 2
 """How often a device that went back by itself gets the same image: once for a power cut, not for a bad image."""
@@ -76,18 +74,18 @@ def fits(device: Device, release: Release, part: ReleasePart) -> Obstacle | None
     return None
 
 
-def is_needed(device: Device, release: Release, part: ReleasePart, *, is_known: bool = True) -> Obstacle | None:
+def is_needed(device: Device, part: ReleasePart, *, is_known: bool = True) -> Obstacle | None:
     """What makes this part unnecessary or impossible on what the device runs now, or None.
 
     `is_known`: what it runs is in the catalog.
     """
     installed = device.parts[part.component]
     manifest = part.manifest
-    if runs(installed, version=release.version, image_sha256=manifest.sha256):
+    if runs(installed, version=part.version, image_sha256=manifest.sha256):
         return Obstacle.RUNS_IT
     if installed.seq is not None and manifest.seq <= installed.seq and not _counts_anew(device, part):
         return Obstacle.ANTI_ROLLBACK
-    if has_gone_past(device, installed, release, part, is_known=is_known):
+    if has_gone_past(device, installed, part, is_known=is_known):
         return Obstacle.RUNS_NEWER
     return None
 
@@ -97,9 +95,7 @@ def _counts_anew(device: Device, part: ReleasePart) -> bool:
     return device.keyset is not None and device.keyset < part.manifest.epoch
 
 
-def has_gone_past(
-    device: Device, installed: InstalledPart, release: Release, part: ReleasePart, *, is_known: bool
-) -> bool:
+def has_gone_past(device: Device, installed: InstalledPart, part: ReleasePart, *, is_known: bool) -> bool:
     """True if what a device runs is newer than this part.
 
     By its counter; without one by the version's number, but only where the catalog does not have that version: then it
@@ -107,23 +103,13 @@ def has_gone_past(
     """
     if installed.seq is not None:
         return installed.seq > part.manifest.seq and not _counts_anew(device, part)
-    ours, theirs = _numbers(release.version), _numbers(installed.version)
+    ours, theirs = numbers(part.version), numbers(installed.version)
     return not is_known and ours is not None and theirs is not None and theirs > ours
-
-
-def _numbers(version: str) -> list[int] | None:
-    """`v1.2.0` as [1, 2]; None for a version that is more than numbers."""
-    if not _NUMBERS.fullmatch(version):
-        return None
-    found = [int(number) for number in version.removeprefix("v").split(".")]
-    while found and not found[-1]:
-        found.pop()
-    return found
 
 
 def obstacle(device: Device, release: Release, part: ReleasePart, *, is_known: bool) -> Obstacle | None:
     """What keeps a notice of an open deployment back, or None."""
-    return may_take_part(device) or fits(device, release, part) or is_needed(device, release, part, is_known=is_known)
+    return may_take_part(device) or fits(device, release, part) or is_needed(device, part, is_known=is_known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
