@@ -17,6 +17,7 @@ import typer
 
 from device_sim.errors import DeviceSimError, OptionError
 from device_sim.fleet import Progress, run_fleet
+from device_sim.model import DEFAULT_STALE_AFTER_S
 from device_sim.options import BrokerUrl, FleetOptions, parse_sleep_pattern
 from device_sim.report import FleetReport
 
@@ -61,6 +62,9 @@ def run(
     fault_count: Annotated[int | None, typer.Option(help="only so many devices have the fault")] = None,
     watchdog_s: Annotated[float, typer.Option(help="a trial that is not confirmed by then is over")] = 120.0,
     check_in_every_s: Annotated[float, typer.Option(help="the poll of an idle device")] = 30.0,
+    stale_after_s: Annotated[
+        float, typer.Option(help="STALE after so long without a sign of the bridge")
+    ] = DEFAULT_STALE_AFTER_S,
     slot_kib: Annotated[int, typer.Option(help="size of one image slot")] = 16 * 1024,
     timeout_s: Annotated[float, typer.Option(help="end after this time in any case")] = 600.0,
     connect_timeout_s: Annotated[float, typer.Option(help="give up when nobody connects by then")] = 30.0,
@@ -86,8 +90,9 @@ def run(
         dup=dup, seed=seed, pace_bps=pace, telemetry_hz=telemetry_hz, awake_s=awake_s, asleep_s=asleep_s,
         state=state, encoding="json" if encoding == "json" else "msgpack", level="L0" if level == "L0" else "L1",
         fault=fault, fault_count=fault_count, watchdog_s=watchdog_s, check_in_every_s=check_in_every_s,
-        slot_bytes=slot_kib * 1024, timeout_s=timeout_s, connect_timeout_s=connect_timeout_s, stay=stay,
-        username_from_id=username_from_id, password=password, cafile=cafile, certfile=certfile, keyfile=keyfile,
+        stale_after_s=stale_after_s, slot_bytes=slot_kib * 1024, timeout_s=timeout_s,
+        connect_timeout_s=connect_timeout_s, stay=stay, username_from_id=username_from_id, password=password,
+        cafile=cafile, certfile=certfile, keyfile=keyfile,
     )  # fmt: skip
     if as_json:
         report = _with_loop(_until_signal(options, _print_line))

@@ -9,6 +9,7 @@ same actions.
 3. A trial is confirmed only after the acknowledgement of its check-in; otherwise the watchdog bites and the
    bootloader goes back.
 4. After a restart the download goes on as soon as the check-in is acknowledged.
+5. Without a sign of its bridge for `stale_after_s` it is STALE, and says so in its next check-in (`freshness.py`).
 """
 
 import logging
@@ -21,6 +22,7 @@ from typing import Any
 from device_sim import bootloader
 from device_sim.download import held_image
 from device_sim.errors import Malformed
+from device_sim.freshness import Freshness
 from device_sim.manifest import Identity
 from device_sim.model import Action, DeviceConfig, Fault, FaultKind, Phase, Result, Snapshot, Stats
 from device_sim.offers import read_offer
@@ -53,6 +55,7 @@ class Device:
         self.boot_log: deque[bootloader.Boot] = deque(maxlen=LOGGED_BOOTS)
         self._storage, self._factory_trust, self._rng, self._fault = storage, trust, rng, fault
         self._went_back: str | None = None
+        self._freshness = Freshness(config.stale_after_s)
         self._identity = Identity.of(
             trust, product=config.product, device=config.device, hw=config.hw, component=config.component
         )
@@ -68,6 +71,7 @@ class Device:
     def boot(self, now_s: float) -> None:
         """Run the bootloader, then begin with an empty memory. Call it before anything else."""
         self.stats.boots += 1
+        self._freshness.began(now_s)
         self._storage.mount(self.config.version)
         trust = kept(self._factory_trust, self._storage.settings.keyset)
         if trust.epoch != self._storage.settings.epoch:  # the factory put in a newer keyset
@@ -84,6 +88,7 @@ class Device:
             rng=self._rng,
             stats=self.stats,
             fault=self._fault,
+            freshness=self._freshness,
         )
         self._updater = Updater(session)
         self._rotation = Rotation(session, self._updater)
@@ -153,6 +158,7 @@ class Device:
         if self._watchdog_at_s is not None and now_s >= self._watchdog_at_s:
             self._watchdog_at_s = None
             session.reboot()
+        self.look_stale(now_s)
         if self._online:
             self._updater.poll(now_s)
             self._rotation.poll(now_s)
@@ -166,7 +172,7 @@ class Device:
 
     def deadline_s(self) -> float | None:
         """When `tick` has something to do, if nothing else happens."""
-        times = [self._watchdog_at_s]
+        times = [self._watchdog_at_s, self._freshness.deadline_s()]
         if self._online:
             times += [
                 self._session.check_in_at_s,
@@ -176,10 +182,16 @@ class Device:
             ]
         return min((time_s for time_s in times if time_s is not None), default=None)
 
+    def look_stale(self, now_s: float) -> bool:
+        """Whether it is STALE, told once; also for a device that has no connection and therefore no `tick`."""
+        if self._freshness.look(now_s):
+            log.warning("%s is STALE: no sign of its bridge for %.0f s", self.config.device, self.config.stale_after_s)
+        return self._freshness.stale
+
     @property
-    def mark(self) -> tuple[Phase, Result]:
+    def mark(self) -> tuple[Phase, Result, bool]:
         """What an observer wants to hear of at once when it changes."""
-        return self._session.phase, self._session.result
+        return self._session.phase, self._session.result, self._freshness.stale
 
     @property
     def version(self) -> str:
@@ -199,6 +211,7 @@ class Device:
                 position=0,
                 size_bytes=0,
                 settled=False,
+                stale=False,
                 stats=self.stats,
             )
         session = self._session
@@ -222,6 +235,7 @@ class Device:
             # The bridge must know what runs now; that a later, periodic check-in is on its way unsettles nothing.
             settled=self._went_back is not None
             or (result is not Result.NONE and self._heard and not waits and session.phase is Phase.IDLE),
+            stale=self._freshness.stale,
             stats=self.stats,
         )
 
@@ -264,6 +278,7 @@ class Device:
     def _check_in_acknowledged(self, now_s: float) -> None:
         session, settings = self._session, self._storage.settings
         self._heard = True
+        self._freshness.acknowledged(now_s)
         if session.result is Result.ROLLED_BACK:
             self._went_back = session.reason
         if session.phase is Phase.TRIAL:
@@ -338,6 +353,8 @@ class Device:
         }
         if session.keyset_refused:
             message["keys_refused"] = session.keyset_refused
+        if self._freshness.stale:
+            message["stale_s"] = round(self._freshness.without_s(now_s))
         self._checked_in, self._checked_in_at_s = True, now_s
         session.outbox.add(Kind.CHECK_IN, message, now_s)
         session.check_in_at_s = None

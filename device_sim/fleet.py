@@ -44,7 +44,7 @@ class _Member:
     storage: Storage
     fault: Fault
     started_as: str
-    told: tuple[Phase, Result] | None = None
+    told: tuple[Phase, Result, bool] | None = None
     told_at_s: float = 0.0
     settled: bool = False
 
@@ -98,6 +98,7 @@ class _Watch:
                 "retries": seen.stats.retries,
                 "seconds": round(now_s - (now_s if seen.stats.started_s is None else seen.stats.started_s), 3),
                 "settled": seen.settled,
+                "stale": seen.stale,
             }
         )
 
@@ -168,6 +169,7 @@ def _config(options: FleetOptions, index: int) -> DeviceConfig:
         check_in_every_s=options.check_in_every_s,
         sleeps_s=options.asleep_s,
         watchdog_s=options.watchdog_s,
+        stale_after_s=options.stale_after_s,
     )
 
 

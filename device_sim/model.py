@@ -9,6 +9,7 @@ from device_sim.wire import Encoding
 
 Level = Literal["L0", "L1"]
 DEFAULT_SLOT_BYTES: Final = 16 * 1024 * 1024
+DEFAULT_STALE_AFTER_S: Final = 30.0 * 86_400
 
 
 class Phase(StrEnum):
@@ -114,6 +115,7 @@ class DeviceConfig:
     check_in_every_s: float = 30.0
     sleeps_s: float = 0.0
     watchdog_s: float = 120.0
+    stale_after_s: float = DEFAULT_STALE_AFTER_S
 
 
 @dataclass(slots=True, kw_only=True)
@@ -163,4 +165,5 @@ class Snapshot:
     position: int
     size_bytes: int
     settled: bool
+    stale: bool
     stats: Stats = field(default_factory=Stats)

@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from device_sim.chip import SECTOR_BYTES
 from device_sim.errors import OptionError
-from device_sim.model import DEFAULT_SLOT_BYTES, Fault, Level
+from device_sim.model import DEFAULT_SLOT_BYTES, DEFAULT_STALE_AFTER_S, Fault, Level
 from device_sim.wire import Encoding
 
 MAX_DEVICES: Final = 10_000
@@ -86,6 +86,7 @@ class FleetOptions:
     fault_count: int | None = None
     watchdog_s: float = 120.0
     check_in_every_s: float = 30.0
+    stale_after_s: float = DEFAULT_STALE_AFTER_S
     slot_bytes: int = DEFAULT_SLOT_BYTES
     timeout_s: float = 600.0
     connect_timeout_s: float = 30.0
@@ -110,6 +111,7 @@ class FleetOptions:
         _within("--connect-timeout-s", self.connect_timeout_s, 0.1, 1e9)
         _within("--watchdog-s", self.watchdog_s, 0.1, 1e9)
         _within("--check-in-every-s", self.check_in_every_s, 0.1, 1e9)
+        _within("--stale-after-s", self.stale_after_s, 0.1, 1e9)
         _within("--fault-count", self.fault_count or 0, 0, MAX_DEVICES)
         _within("--slot-kib", self.slot_bytes // 1024, 64, 1 << 20)
         if self.slot_bytes % (16 * SECTOR_BYTES):

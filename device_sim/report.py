@@ -18,6 +18,7 @@ class DeviceReport:
     result: str
     reason: str
     slot_ok: bool
+    stale: bool
     sha256: str
     bytes_payload: int
     bytes_image: int
@@ -48,6 +49,8 @@ class FleetReport:
         seconds = max((device.seconds for device in self.devices), default=0.0)
         counts = {result: results.count(result) for result in sorted(set(results))}
         ratio = round(sums["bytes_payload"] / sums["bytes_image"], 4) if sums["bytes_image"] else 0.0
+        stale = sum(device.stale for device in self.devices)
+        counts |= {"stale": stale} if stale else {}
         return {"devices": len(results), **counts, **sums, "payload_ratio": ratio, "seconds": seconds, "ok": self.ok}
 
     def as_json(self) -> dict[str, Any]:
@@ -76,6 +79,7 @@ def device_report(device: Device, storage: Storage, *, started_as: str, failure:
         result=result,
         reason=reason,
         slot_ok=slot_ok,
+        stale=device.look_stale(now_s),
         sha256=digest.hex(),
         bytes_payload=stats.bytes_payload,
         bytes_image=settings.size_bytes,

@@ -52,6 +52,7 @@ def print_report(report: FleetReport) -> None:
     rows = sorted(report.devices, key=lambda device: (device.result == "confirmed", device.device))
     for row in rows[:MAX_ROWS]:
         result = row.result if not row.reason else f"{row.result}: {row.reason}"
+        result += ", STALE" if row.stale else ""
         table.add_row(
             row.device, row.old_version, row.new_version, result, f"{row.bytes_payload:,}", f"{row.blocks:,}",
             str(row.retries), f"{row.seconds:.1f}",

@@ -4,6 +4,7 @@ from random import Random
 from typing import Any
 
 from device_sim.bootloader import Boot
+from device_sim.freshness import Freshness
 from device_sim.manifest import Identity, Installed
 from device_sim.model import Action, DeviceConfig, Fault, Phase, Publish, Reboot, Result, Stats
 from device_sim.outbox import Kind, Outbox
@@ -28,9 +29,11 @@ class Session:
         rng: Random,
         stats: Stats,
         fault: Fault,
+        freshness: Freshness,
     ) -> None:
         self.config, self.storage, self.trust, self.identity = config, storage, trust, identity
         self.boot, self.rng, self.stats, self.fault = boot, rng, stats, fault
+        self.freshness = freshness
         self.outbox = Outbox(boot=boot.number, encoding=config.encoding, rng=rng)
         self.phase = Phase.TRIAL if boot.trial else Phase.IDLE
         self.nonce = b""

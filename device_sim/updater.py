@@ -265,6 +265,8 @@ class Updater:
             manifest = read_manifest(s.trust, envelope)
             already = judge(manifest, s.identity, installed)
             check_ticket(s.trust, manifest, ticket, identity=s.identity, nonce=s.nonce)
+            if ticket is not None and s.trust.online:
+                s.freshness.held(now_s)
             if not already:
                 judge_needs(manifest, installed)
         except ManifestRefused as refused:
@@ -343,8 +345,9 @@ class Updater:
     def _refuse(self, offer: Offer, refused: ManifestRefused, now_s: float) -> None:
         s = self._s
         if refused.code is Refusal.STALE:
+            s.freshness.failed()
             self._stale_in_row += 1
-            wait_s = min(300.0, 1.0 * 2.0**self._stale_in_row)
+            wait_s = min(300.0, 2.0 ** min(self._stale_in_row, 9))  # 2.0 ** 1024 is no number any more
             s.reason = str(refused)
             s.progress(
                 Kind.DEFER, "defer", now_s, deployment=offer.id, version=s.storage.settings.version,

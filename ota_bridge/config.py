@@ -156,6 +156,11 @@ class TimeoutSettings:
     installing_s: float = option(3600.0, "seconds in INSTALLING", low=0.01)
     trial_s: float = option(3600.0, "seconds in TRIAL", low=0.01)
     canceling_s: float = option(float(_DAY_S), "seconds in CANCELING", low=0.01)
+    silent_after_s: float = option(
+        3.0 * _DAY_S,
+        "seconds without a report or a block request, past the time it announced, that make a device silent",
+        low=1,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

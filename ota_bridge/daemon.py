@@ -75,6 +75,7 @@ def rules_of(config: Config) -> Rules:
             canceling_s=timeouts.canceling_s,
         ),
         retries=Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s),
+        silent_after_s=timeouts.silent_after_s,
     )
 
 

@@ -52,6 +52,7 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.shares import WINDOW_S
+from ota_bridge.core.silent import SilentLook
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
@@ -146,6 +147,7 @@ class Gateway:
     _granted: set[DeviceId] | None = None
     """While the block plane's table is loaded: whose grants are newer than what was read."""
     _has_newer_limits: bool = False
+    _silent: SilentLook = field(default_factory=SilentLook)
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
     _clock: ClockWatch = field(init=False)
@@ -435,7 +437,10 @@ class Gateway:
         if ticked.more:
             return ticked
         planned = self.bridge.plan(unit, now, go_on)
-        return Slice(ticked.outputs + planned.outputs, more=planned.more)
+        if planned.more or not go_on():
+            return Slice(ticked.outputs + planned.outputs, more=planned.more)
+        looked = self._silent.look(self.bridge.updates(unit, now), go_on)
+        return Slice(ticked.outputs + planned.outputs + looked.outputs, more=looked.more)
 
     def _rest(self, *, more: bool) -> None:
         if more or self._is_wanted_again:

@@ -61,7 +61,6 @@ PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
 }
 """What each reported state does to its deployment; "done" is a claim and moves nothing."""
 
-
 _GOING_ON: Final = frozenset({ReportState.DOWNLOADING, ReportState.DOWNLOADED, ReportState.BURNING, ReportState.DEFER})
 """What a device says that is in the middle of an update."""
 
@@ -210,6 +209,8 @@ class Bridge:
     def _tell_changes(self, updates: Updates, device: Device, report: CheckIn) -> None:
         if device.hw and report.hw and report.hw not in {device.hw, device.hw_reported}:
             updates.tell(device.id, "hw_changed", registered=device.hw, reported=report.hw)
+        if report.stale_s is not None:
+            updates.tell(device.id, "stale", for_s=report.stale_s)
         if device.keyset is not None and report.keyset not in {None, device.keyset}:
             updates.tell(device.id, "keyset_changed", before=device.keyset, after=report.keyset)
         for component, part in report.parts.items():

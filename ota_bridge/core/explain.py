@@ -12,7 +12,8 @@ from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
-from ota_bridge.core.updates import PAST_MAX, WAITING, is_in_catalog, is_known
+from ota_bridge.core.silent import is_silent
+from ota_bridge.core.updates import PAST_MAX, WAITING, Rules, is_in_catalog, is_known
 from ota_bridge.core.values import DeviceId, Now, Share
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
@@ -32,12 +33,15 @@ class Why:
     facts: dict[str, Any]
 
 
-def why(unit: UnitOfWork, device: Device, retries: Retries, now: Now) -> Why:
+def why(unit: UnitOfWork, device: Device, rules: Rules, now: Now) -> Why:
     """The one reason, most pressing first."""
     open_now = unit.deployments.open_of(device.id)
     latest = unit.deployments.recent_of(device.id, limit=1)
     chosen = open_now[0] if open_now else (latest[0] if latest else None)
-    code, sentence = _reason(unit, device, chosen, retries, now)
+    code, sentence = _reason(unit, device, chosen, rules.retries, now)
+    if is_silent(device, rules.silent_after_s, now.wall):
+        heard = _ago(now.wall - max(device.last_report_wall or 0.0, device.last_block_wall or 0.0))
+        code, sentence = "silent", f"it has not been heard for {heard}; when it comes back: {sentence}"
     notes = [*_earlier_notes(unit, chosen), *_notes(device, now)]
     facts: dict[str, Any] = {
         "last_report": iso(device.last_report_wall),

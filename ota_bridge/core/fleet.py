@@ -61,6 +61,8 @@ class Silence:
     """Reports that reused the key of another with other content."""
     keyset_refused: str = ""
     """Why it refused the step to the next keyset, as its last check-in says."""
+    told_silent_wall: float | None = None
+    """Since when it was expected in vain as operators were told that it is silent: once for each such time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

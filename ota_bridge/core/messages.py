@@ -77,6 +77,8 @@ class CheckIn:
     """The version of the device's keyset; None: it takes no other."""
     keyset_refused: str = ""
     """Why it refused the last step that it was sent."""
+    stale_s: int | None = None
+    """For how long it says that it had no sign of this bridge; None: not for too long."""
     body: Mapping[str, Any] = field(default_factory=dict)
 
 

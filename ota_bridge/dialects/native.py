@@ -269,6 +269,7 @@ def _check_in(
         have=_have(fields) if "have" in fields else (),
         keyset=fields.optional(fields.uint, "keys", minimum=1, maximum=U32),
         keyset_refused=fields.text("keys_refused", max_bytes=32, pattern=_REFUSAL) if "keys_refused" in fields else "",
+        stale_s=fields.optional(fields.uint, "stale_s", maximum=U32),
         body=body,
     )
 

@@ -166,6 +166,7 @@ def _trouble_text(trouble: Silence) -> str:
             "rejected_wall": trouble.rejected_wall,
             "clashes": trouble.clashes,
             "keyset_refused": trouble.keyset_refused,
+            "told_silent_wall": trouble.told_silent_wall,
         }
     )
 

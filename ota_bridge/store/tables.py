@@ -129,24 +129,33 @@ class DeviceTable:
         after: DeviceId | None = None,
         limit: int = 1000,
     ) -> Sequence[Device]:
+        if after is not None and product is None:  # two looks that an index finds: for a pair there is no such
+            same = self.page(product=after.product, state=state, tag=tag, after=after, limit=limit)
+            following = self._page(None, state, tag, after, limit - len(same)) if len(same) < limit else []
+            return [*same, *following]
+        return self._page(product, state, tag, after, limit)
+
+    def _page(
+        self, product: str | None, state: DeviceState | None, tag: str | None, after: DeviceId | None, limit: int
+    ) -> Sequence[Device]:
+        """Without `product`: of the products behind that of `after`."""
         conditions: list[str] = []
         values: list[Any] = []
         if product is not None:
             conditions.append("product = ?")
             values.append(product)
         if after is not None and product == after.product:
-            conditions.append("name > ?")  # a pair would be looked for from the product's first device on
+            conditions.append("name > ?")
             values.append(after.name)
-            after = None
+        elif after is not None:
+            conditions.append("product > ?")
+            values.append(after.product)
         if state is not None:
             conditions.append("state = ?")
             values.append(state.value)
         if tag is not None:
             conditions.append("tags <> '[]' AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
             values.append(tag)
-        if after is not None:
-            conditions.append("(product, name) > (?, ?)")
-            values += (after.product, after.name)
         sql = self._SELECT + _where(conditions) + "ORDER BY product, name LIMIT ?"
         return [rows.device_from(row) for row in self._execute(sql, (*values, limit))]
 

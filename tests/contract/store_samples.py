@@ -254,6 +254,7 @@ DEVICES = st.builds(
         rejected_wall=maybe(WALLS),
         clashes=U32S,
         keyset_refused=TEXTS,
+        told_silent_wall=maybe(WALLS),
     ),
     keyset=maybe(U32S),
 )

@@ -44,6 +44,7 @@ def lab(tmp_path):
             level=options.pop("level", "L1"),
             block_bytes=options.pop("block_bytes", 1024),
             check_in_every_s=options.pop("check_in_every_s", 30.0),
+            stale_after_s=options.pop("stale_after_s", 30.0 * DAY_S),
         )
         options = {"offering": False, "online_key": ONLINE, **options}
         bench = Lab(tmp_path / f"flash{len(made)}", IMAGE, config=config, **options)
@@ -289,18 +290,6 @@ def test_t5_a_recorded_offer_is_dropped(lab, restarted):
 # --- T4: kept from updates -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("acking", [True, False], ids=["acknowledged", "nothing comes"])
-def test_t4_a_device_that_is_offered_nothing_for_thirty_days_goes_on_asking_with_another_nonce(lab, acking):
-    bench = lab(envelope=GOOD, acking=acking, check_in_every_s=3600.0)
-    bench.run(lambda: bench.now > 30 * DAY_S, limit_s=31 * DAY_S)
-    by_nonce = {one["nonce"]: one for one in bench.check_ins()}
-    assert len(by_nonce) > 500
-    assert (0, 0, 0) == outcome(bench)[1:]
-    bench.acking = bench.offering = True
-    bench.run_settled(limit_s=DAY_S)
-    assert Result.CONFIRMED is bench.device.snapshot().result
-
-
 def test_t4_a_device_that_is_told_to_wait_for_each_block_checks_in_meanwhile_and_boots_no_half(lab):
     bench = lab(envelope=GOOD)
     bench.offering = True
@@ -311,6 +300,62 @@ def test_t4_a_device_that_is_told_to_wait_for_each_block_checks_in_meanwhile_and
     bench.refuse = lambda request: None
     bench.run_settled(limit_s=2 * DAY_S)
     assert (Result.CONFIRMED, sha(IMAGE)) == (bench.device.snapshot().result, bench.slot_digest())
+
+
+def stale_lab(lab, **options):
+    return lab(envelope=GOOD, check_in_every_s=3600.0, **options)
+
+
+def run_days(bench, days):
+    end = bench.now + days * DAY_S
+    bench.run(lambda: bench.now > end, limit_s=(days + 1) * DAY_S)
+
+
+def is_stale(bench):
+    return bench.device.snapshot().stale
+
+
+def test_t4_a_device_that_hears_nothing_for_thirty_days_raises_stale_and_says_so_when_it_checks_in(lab):
+    bench = stale_lab(lab, acking=False)
+    run_days(bench, 29)
+    assert (False, False) == (is_stale(bench), any("stale_s" in one for one in bench.check_ins()))
+    run_days(bench, 2)
+    assert is_stale(bench)
+    told = [one["stale_s"] for one in bench.check_ins() if "stale_s" in one]
+    assert told
+    assert 30 * DAY_S <= min(told) <= max(told) <= 31 * DAY_S + 3600
+    assert (0, 0, 0) == outcome(bench)[1:]
+    bench.acking = bench.offering = True
+    bench.run_settled(limit_s=DAY_S)
+    assert (False, Result.CONFIRMED) == (is_stale(bench), bench.device.snapshot().result)
+
+
+def test_t4_a_restart_does_not_begin_the_time_anew(lab):
+    bench = stale_lab(lab, acking=False, stale_after_s=3.0 * DAY_S)
+    run_days(bench, 2)
+    bench.device.boot(bench.now)
+    bench.device.connected(bench.now)
+    run_days(bench, 2)
+    assert is_stale(bench)
+
+
+def test_t4_replayed_tickets_do_not_keep_a_device_from_raising_stale(lab):
+    bench = stale_lab(lab, stale_after_s=4.0 * DAY_S)
+    old = bench.ticket(b"\0" * 16)
+    bench.on_report = lambda report: report["type"] == "report_version" and bench.offer(report, ticket=old)
+    run_days(bench, 5)
+    assert bench.states().count("defer") > 1024  # an exponent beyond what a number holds
+    assert (True, "REFUSED_STALE") == (is_stale(bench), outcome(bench)[0])
+    bench.on_report, bench.offering = lambda report: None, True
+    bench.run_settled(limit_s=DAY_S)
+    assert (False, Result.CONFIRMED) == (is_stale(bench), bench.device.snapshot().result)
+
+
+def test_t4_acknowledgements_alone_hide_a_freeze_from_a_device_for_nobody_signs_them(lab):
+    bench = stale_lab(lab)
+    run_days(bench, 60)
+    assert len({one["nonce"] for one in bench.check_ins()}) > 1000
+    assert ((0, 0, 0), False) == (outcome(bench)[1:], is_stale(bench))
 
 
 # --- T13: stolen keys ---------------------------------------------------------------------------------------------------

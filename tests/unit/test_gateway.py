@@ -557,6 +557,19 @@ async def test_a_step_that_the_store_refused_is_followed_later(harness):
     assert before + 86_400 == harness.store.read(lambda unit: unit.deployments.next_due_wall())
 
 
+async def test_the_pump_tells_once_of_a_device_that_is_not_heard_any_more(harness):
+    told = []
+    harness.wire.publish = lambda message: told.append(json.loads(message.payload)) or True
+    harness.report()
+    await harness.gateway.pump()
+    for _ in range(100):
+        harness.world.jump(3600)
+        await harness.gateway.pump()
+        while harness.gateway._is_working:
+            await asyncio.sleep(0)
+    assert ["d1"] == [one["device"] for one in told if one.get("event") == "silent"]
+
+
 YEAR_S = 365 * 86_400
 
 

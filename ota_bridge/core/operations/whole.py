@@ -13,7 +13,7 @@ from ota_bridge.core.views import Json, device_view, rollout_view
 @operation("why", writes=False, role=Role.VIEWER)
 def why(context: Context, device: str) -> Json:
     """One sentence: why this device is where it is."""
-    found = explain(context.unit, device_named(context.unit, device), context.bridge.rules.retries, context.now)
+    found = explain(context.unit, device_named(context.unit, device), context.bridge.rules, context.now)
     return {"device": str(found.device), "code": found.code, "sentence": found.sentence, "facts": found.facts}
 
 

@@ -67,6 +67,7 @@ def shown(uplink):
             "have": [[artifact.hex(), size] for artifact, size in uplink.have],
             **({} if uplink.keyset is None else {"keys": uplink.keyset}),
             **({"keys_refused": uplink.keyset_refused} if uplink.keyset_refused else {}),
+            **({} if uplink.stale_s is None else {"stale_s": uplink.stale_s}),
         }
     assert isinstance(uplink, Progress), uplink
     names = ("deployment", "component", "version", "percent", "result_code", "result_msg", "retry_after_s", "reason")
@@ -181,6 +182,7 @@ CHECK_INS = st.fixed_dictionaries(
         ),
         "keys": st.integers(1, 2**32 - 1),
         "keys_refused": st.from_regex(r"[A-Z][A-Z_]{0,31}", fullmatch=True),
+        "stale_s": st.integers(0, 2**32 - 1),
         "have": st.lists(
             st.tuples(st.binary(min_size=8, max_size=32), st.integers(0, 2**64 - 1)).map(list), max_size=16
         ),
