@@ -27,6 +27,8 @@ FINAL_REFUSALS: Final = frozenset(
 
 MAX_ROLLED_BACK: Final = 2
 """How often a device that went back by itself gets the same image: once for a power cut, not for a bad image."""
+BACKOFFS_MAX: Final = 10
+"""So many times the wait between two attempts becomes four times as long."""
 
 
 class Obstacle(StrEnum):
@@ -122,7 +124,11 @@ class Retries:
     @property
     def longest_wait_s(self) -> float:
         """Between the last two attempts."""
-        return float(self.backoff_s * 4.0 ** max(self.max_attempts - 2, 0))
+        return self._wait_s(self.max_attempts - 1)
+
+    def _wait_s(self, attempts: int) -> float:
+        """After so many; bounded, for a number holds no 4.0 ** 512."""
+        return float(self.backoff_s * 4.0 ** min(max(attempts - 1, 0), BACKOFFS_MAX))
 
     def verdict(self, attempts: Sequence[Deployment]) -> tuple[Obstacle | None, float | None]:
         """May there be another attempt, and not before which wall time?
@@ -147,4 +153,4 @@ class Retries:
         begun = [attempt for attempt in streak if attempt.has_begun or attempt.state is not State.TIMED_OUT]
         if len(begun) >= self.max_attempts:
             return Obstacle.ATTEMPTS_USED, None
-        return None, last.changed_wall + self.backoff_s * 4.0 ** max(len(begun) - 1, 0)
+        return None, last.changed_wall + self._wait_s(len(begun))

@@ -264,6 +264,12 @@ def test_two_rollbacks_are_enough():
     assert Obstacle.ATTEMPTS_USED is Retries(max_attempts=9).verdict(attempts)[0]
 
 
+def test_as_many_attempts_as_can_be_set_have_a_wait_that_is_a_number():
+    retries = Retries(max_attempts=1000, backoff_s=86_400)
+    _, not_before = retries.verdict([attempt(number, State.FAILED) for number in range(999, 0, -1)])
+    assert 0 < not_before < retries.longest_wait_s + 1e9 < 1e11
+
+
 @pytest.mark.parametrize("code", sorted(FINAL_REFUSALS))
 def test_a_final_refusal_ends_it(code):
     assert Obstacle.FINAL_REFUSAL is Retries().verdict([attempt(1, State.FAILED, result_code=code)])[0]
