@@ -1,6 +1,7 @@
 """`device …`: the fleet, one device at a time or from a CSV file."""
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -10,13 +11,21 @@ import typer
 from ota_bridge.cli.output import ago, counted, size, when
 from ota_bridge.cli.session import DeviceArgument, JsonOption, Session
 from ota_bridge.core.errors import InvalidInput, NotFound, OperatorError
-from ota_bridge.core.values import DeviceId, checked_hardware_id, checked_tag
+from ota_bridge.core.values import (
+    DeviceId,
+    attribute_of,
+    checked_attribute,
+    checked_attributes,
+    checked_hardware_id,
+    checked_tag,
+)
 
 commands = typer.Typer(no_args_is_help=True, help="Devices: who they are and what they run.")
 
 _IMPORT_BATCH: Final = 2000
 """Rows per request: below the socket's line limit, and short enough not to hold up reports."""
 _COLUMNS: Final = ("device", "hw", "tags", "label")
+_ATTRIBUTE: Final = "attr."
 _HISTORY_ROWS: Final = 20
 
 _HwOption = Annotated[str | None, typer.Option(metavar="HW", help="Its hardware id.")]
@@ -76,7 +85,9 @@ def add(
 @commands.command("import")
 def import_csv(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(metavar="CSV", help="Head: device,hw,tags,label (only device is needed).")],
+    file: Annotated[
+        Path, typer.Argument(metavar="CSV", help="Head: device,hw,tags,label,attr.NAME (only device is needed).")
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Register the devices of a CSV file; tags are separated by spaces. The file is checked before anything is done."""
@@ -117,6 +128,32 @@ def tag_device(
     result = _change(context, as_json, "device.tag", {"device": device, "add": add_, "remove": remove}, None)
     if not as_json:
         Session.of(context).output.say(f"device {result['id']}: tags {', '.join(result['tags']) or 'none'}")
+
+
+@commands.command("set")
+def set_attributes(
+    context: typer.Context,
+    device: DeviceArgument,
+    attributes: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", show_default=False)] = None,
+    unset: Annotated[list[str] | None, typer.Option(metavar="KEY", help="Take one away; may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Attach attributes for queries: whole numbers, or text (in double quotes where it reads as a number)."""
+    attrs: dict[str, str | int | None] = {}
+    for text in attributes or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{text!r}: write it as KEY=VALUE")
+        attrs[checked_attribute(name)] = attribute_of(value)
+    for name in unset or []:
+        if name in attrs:
+            raise typer.BadParameter(f"{name} is to be set and taken away")
+        attrs[checked_attribute(name)] = None
+    if not attrs:
+        raise typer.BadParameter("name at least one attribute as KEY=VALUE or with --unset")
+    result = _change(context, as_json, "device.set", {"device": device, "attrs": attrs}, None)
+    if not as_json:
+        Session.of(context).output.say(f"device {result['id']}: {', '.join(attributes_of(result)) or 'no attributes'}")
 
 
 @commands.command("rename")
@@ -180,6 +217,14 @@ def hardware(device: Mapping[str, Any]) -> str | None:
     return f"{hw}, reports {device['hw_reported']}" if device.get("hw_reported") else hw
 
 
+def attributes_of(device: Mapping[str, Any]) -> list[str]:
+    """The attributes as `device set` takes them."""
+    return [
+        f"{name}={value}" if attribute_of(str(value)) == value else f"{name}={json.dumps(value, ensure_ascii=False)}"
+        for name, value in device["attrs"].items()
+    ]
+
+
 def read_rows(file: Path) -> Iterator[dict[str, Any]]:
     """The rows of a CSV file as `device.import` takes them; raises InvalidInput with the line's number."""
     seen: dict[str, int] = {}
@@ -207,12 +252,19 @@ def read_rows(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _check_heads(file: Path, heads: list[str]) -> None:
-    wrong = [head for head in heads if head not in _COLUMNS]
+    wrong = [head for head in heads if head not in _COLUMNS and not head.startswith(_ATTRIBUTE)]
+    for head in heads:
+        if head.startswith(_ATTRIBUTE):
+            try:
+                checked_attribute(head.removeprefix(_ATTRIBUTE))
+            except InvalidInput as error:
+                raise InvalidInput(f"{file}: {error}") from None
     if wrong or "device" not in heads or len(set(heads)) != len(heads):
         shown = ",".join(heads)[:80]
         needed, *optional = _COLUMNS
         raise InvalidInput(
-            f"{file}: the first line must name the column {needed} and may name {', '.join(optional)}; it is {shown!r}"
+            f"{file}: the first line must name the column {needed} and may name {', '.join(optional)}, attr.NAME; "
+            f"it is {shown!r}"
         )
 
 
@@ -239,6 +291,15 @@ def _row(where: str, row: Mapping[str | None, Any]) -> dict[str, Any]:
             checked["hw"] = checked_hardware_id(text["hw"])
         if text.get("tags"):
             checked["tags"] = [checked_tag(tag) for tag in text["tags"].split()]
+        attrs = checked_attributes(
+            {
+                head.removeprefix(_ATTRIBUTE): attribute_of(value)
+                for head, value in text.items()
+                if value and head.startswith(_ATTRIBUTE)
+            }
+        )
+        if attrs:
+            checked["attrs"] = attrs
     except InvalidInput as error:
         raise InvalidInput(f"{where}: {error}") from None
     if text.get("label"):
@@ -268,6 +329,7 @@ def _print_device(session: Session, device: Mapping[str, Any]) -> None:
             ("runs", versions(device)),
             ("assigned", [held["release"] for held in device["assigned"].values()]),
             ("tags", device["tags"]),
+            ("attributes", attributes_of(device)),
             ("last report", f"{when(device['last_report'])} ({ago(device['last_report'])})"),
             ("next check-in", when(device["next_check_in"]) if device["next_check_in"] else None),
             ("last offer", when(device["last_offer"]) if device["last_offer"] else None),

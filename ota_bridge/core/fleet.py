@@ -77,6 +77,8 @@ class Device:
     """Set while it differs from `hw`."""
     label: str = ""
     tags: tuple[str, ...] = ()
+    attrs: Mapping[str, str | int] = field(default_factory=dict)
+    """What operators attached by name (batch, model, year …); queries ask for it."""
     dialect: str = ""
     encoding: Encoding = Encoding.JSON
     proto: int = 0

@@ -4,7 +4,9 @@ Each validates itself at construction and says what is allowed. Names go into MQ
 their alphabets hold no `/`, `+`, `#`, NUL or space (native protocol §1).
 """
 
+import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NewType
@@ -40,6 +42,13 @@ _COMPONENT: Final = re.compile(r"[a-z0-9_-]{1,16}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9._+~:-]{1,32}")
 _HARDWARE: Final = re.compile(r"[A-Za-z0-9._+:-]{1,32}")
 _TAG: Final = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
+_ATTRIBUTE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_WHOLE: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
+
+ATTRIBUTES_MAX: Final = 32
+ATTRIBUTE_TEXT_MAX: Final = 64
+I64_MAX: Final = (1 << 63) - 1
+I64_MIN: Final = -(1 << 63)
 
 
 def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
@@ -72,6 +81,45 @@ def checked_product(text: str) -> str:
 def checked_tag(text: str) -> str:
     """`text` if it can be a tag; raises InvalidInput."""
     return _checked(_TAG, text, "tag")
+
+
+def checked_attribute(name: str) -> str:
+    """`name` if it can name an attribute; raises InvalidInput."""
+    return _checked(_ATTRIBUTE, name, "attribute")
+
+
+def checked_attributes(attrs: Mapping[str, object]) -> dict[str, str | int]:
+    """`attrs` in the order of their names if a device may have them; raises InvalidInput."""
+    if len(attrs) > ATTRIBUTES_MAX:
+        raise InvalidInput(f"{len(attrs)} attributes: a device has at most {ATTRIBUTES_MAX}")
+    checked: dict[str, str | int] = {}
+    for name, value in sorted(attrs.items()):
+        checked_attribute(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if not I64_MIN <= value <= I64_MAX:
+                raise InvalidInput(f"attribute {name}: the number must fit into 64 bits; write it in quotes as text")
+            checked[name] = value
+        elif isinstance(value, str):
+            if len(value) > ATTRIBUTE_TEXT_MAX or not value.isprintable():
+                raise InvalidInput(f"attribute {name}: at most {ATTRIBUTE_TEXT_MAX} printable characters")
+            checked[name] = value
+        else:
+            raise InvalidInput(f"attribute {name}: must be text or a whole number")
+    return checked
+
+
+def attribute_of(text: str) -> str | int:
+    """What an operator typed: a whole number if it reads as one, else text, with or without double quotes."""
+    if _WHOLE.fullmatch(text) and I64_MIN <= int(text) <= I64_MAX:
+        return int(text)
+    if text.startswith('"'):
+        try:
+            found = json.loads(text)
+        except ValueError:
+            return text
+        if isinstance(found, str):
+            return found
+    return text
 
 
 def release_id(product: str, version: str) -> ReleaseId:

@@ -69,6 +69,7 @@ def device_view(unit: UnitOfWork, device: Device) -> Json:
         "hw": device.hw,
         "hw_reported": device.hw_reported,
         "tags": list(device.tags),
+        "attrs": dict(device.attrs),
         "parts": {
             name: {"version": part.version, "seq": part.seq, "trial": part.trial}
             for name, part in sorted(device.parts.items())

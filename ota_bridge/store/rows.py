@@ -62,7 +62,7 @@ def b64(value: bytes) -> str:
 DEVICE_COLUMNS: Final = (
     *("product", "name", "state", "created_wall", "hw", "hw_reported", "label", "tags", "dialect", "encoding"),
     *("proto", "boot", "nonce", "max_packet", "max_block", "max_window", "parts", "have", "assigned"),
-    *("last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall", "trouble", "keyset"),
+    *("last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall", "trouble", "keyset", "attrs"),
 )
 
 
@@ -94,6 +94,7 @@ def device_row(device: Device) -> Row:
         device.last_block_wall,
         _trouble_text(device.trouble),
         device.keyset,
+        encode(dict(device.attrs)) if device.attrs else "{}",
     )
 
 
@@ -124,6 +125,7 @@ def device_from(row: Row) -> Device:
         last_block_wall=row[22],
         trouble=_trouble_from(row[23]),
         keyset=row[24],
+        attrs={} if row[25] == "{}" else decode(row[25]),
     )
 
 

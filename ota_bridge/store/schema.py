@@ -189,4 +189,9 @@ def _installs_from(db: Database) -> None:
     db.execute("ALTER TABLE release_parts ADD COLUMN installs_from TEXT NOT NULL DEFAULT '[]'")
 
 
-SCHEMA_VERSION: Final = 4
+@MIGRATIONS(name="0005_attributes")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _attributes(db: Database) -> None:
+    db.execute("ALTER TABLE devices ADD COLUMN attrs TEXT NOT NULL DEFAULT '{}'")
+
+
+SCHEMA_VERSION: Final = 5

@@ -215,6 +215,7 @@ DEVICES = st.builds(
     hw_reported=maybe(TEXTS),
     label=st.just("") | NAMES | TEXTS,
     tags=st.lists(st.sampled_from(["a", "b"]) | TEXTS, max_size=3).map(tuple),
+    attrs=st.dictionaries(NAMES, TEXTS | st.integers(-(2**63), 2**63 - 1), max_size=3),
     dialect=TEXTS,
     encoding=st.sampled_from(Encoding),
     proto=st.integers(0, 255),

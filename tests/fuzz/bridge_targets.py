@@ -30,7 +30,7 @@ from ota_bridge.config import SETTINGS, Config
 from ota_bridge.core.errors import ConfigError, InvalidInput, KeysetReason, KeysetRefused, Malformed, ManifestRefused
 from ota_bridge.core.messages import CheckIn, Event, Progress, Rejected
 from ota_bridge.core.operations import OPERATIONS, checked_arguments
-from ota_bridge.core.values import DeviceId
+from ota_bridge.core.values import DeviceId, checked_attributes
 from ota_bridge.decode import MapKeys, read_cbor, read_json, read_msgpack
 from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects.native import NativeDialect, event_line
@@ -476,6 +476,8 @@ def csv_import(data: bytes) -> None:
     """Rows of an import are what the operation takes."""
     rows = list(read_rows(_File(data)))  # type: ignore[arg-type]
     checked_arguments(OPERATIONS["device.import"], {"rows": rows})
+    for row in rows:
+        assert row.get("attrs", {}) == checked_attributes(row.get("attrs", {}))
 
 
 def tail(data: bytes) -> None:
@@ -690,7 +692,7 @@ TARGETS = (
     ),
     Target(
         name="csv_import", about="the CSV file of device import", read=csv_import, one_in=4, refusals=(InvalidInput,), max_bytes=4_000,
-        words=(b"device", b"hw", b"tags", b"label", b",", b'"', b"\n", b"\r", b";", b"\xef\xbb\xbf", b"demo/d1"),
+        words=(b"device", b"hw", b"tags", b"label", b"attr.", b"attr.batch", b",", b'"', b"\n", b"\r", b";", b"\xef\xbb\xbf", b"demo/d1"),
     ),
     Target(
         name="tail", about="messages shown to people", read=tail, one_in=4, refusals=(), forms=(JSON, MSGPACK),

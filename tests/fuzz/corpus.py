@@ -97,7 +97,7 @@ def made() -> dict[str, list[bytes]]:
         "config_words": [b"\n".join(list(_config_words())[at : at + 6]) for at in range(0, len(SETTINGS), 6)],
         "broker_url": [b"mqtt://broker", b"mqtts://ann:pa%40ss@[::1]:8884/", b"mqtt://u@10.0.0.1:1883", b"http://x?y#z"],
         "local_request": asked,
-        "csv_import": [b"device,hw,tags,label\ndemo/d1,r1,a b,Hall 3\ndemo/d2,,,\n", b'\xef\xbb\xbflabel,device\r\n"x,y",p/d\r\n'],
+        "csv_import": [b"device,hw,tags,label\ndemo/d1,r1,a b,Hall 3\ndemo/d2,,,\n", b"device,attr.batch,attr.year\ndemo/d1,A7,2026\ndemo/d2,,-5\n", b'\xef\xbb\xbflabel,device\r\n"x,y",p/d\r\n'],
         "tail": [*reports[:6], *blocks[:2], *updates[:4], b'"text"', b"21.5", b"", b"\xff\x00binary", b' "\\u001b[2J"'],
         "sim_update": updates,
         "sim_block": blocks,
@@ -183,9 +183,12 @@ def _commands() -> Iterator[tuple[str, dict[str, Any]]]:
     """Every operation, in an order in which they work."""
     known: dict[str, dict[str, Any]] = {
         "device.add": {"device": "prod/d3", "hw": "r1", "tags": ["a"]},
-        "device.import": {"rows": [{"device": "prod/d4", "hw": "r1", "tags": ["a"], "label": "Hall 4"}]},
+        "device.import": {
+            "rows": [{"device": "prod/d4", "hw": "r1", "tags": ["a"], "label": "Hall 4", "attrs": {"year": 2026}}]
+        },
         "rollout.start": {"release": "1.1.0", "percent": 50},
         "device.tag": {"device": "d1", "add": ["a", "b"], "remove": ["c"]},
+        "device.set": {"device": "d1", "attrs": {"batch": "A7", "year": 2026}},
         "device.rename": {"device": "d1", "label": "Hall 3"},
         "device.replace": {"device": "d1", "hw": "r2"},
         "device.list": {"product": "prod", "state": "active", "tag": "a"},

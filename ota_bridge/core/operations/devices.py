@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from ota_bridge.core.errors import Conflict, InvalidInput
+from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.operations.named import all_devices, device_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
 from ota_bridge.core.ports import UnitOfWork
-from ota_bridge.core.values import DeviceId, checked_hardware_id, checked_tag
+from ota_bridge.core.values import DeviceId, checked_attribute, checked_attributes, checked_hardware_id, checked_tag
 from ota_bridge.core.views import Json, deployment_view, device_view, report_view, transition_view
 
 LABEL_MAX: Final = 64
@@ -75,6 +75,9 @@ def _add(context: Context, row: Mapping[str, Any]) -> Json:
     tags = row.get("tags") or []
     if not isinstance(tags, list):
         raise InvalidInput(f"tags of {device_id}: must be a list")
+    attrs = row.get("attrs") or {}
+    if not isinstance(attrs, dict):
+        raise InvalidInput(f"attrs of {device_id}: must be a map")
     hw = row.get("hw") or None
     device = Device(
         id=device_id,
@@ -83,6 +86,7 @@ def _add(context: Context, row: Mapping[str, Any]) -> Json:
         hw=checked_hardware_id(str(hw)) if hw else None,
         label=_free_label(context.unit, str(row.get("label") or ""), device_id),
         tags=tuple(sorted({checked_tag(str(tag)) for tag in tags})),
+        attrs=checked_attributes(attrs),
     )
     context.unit.devices.put(device)
     return device_view(context.unit, device)
@@ -113,6 +117,19 @@ def device_tag(context: Context, device: str, add: list[str] | None = None, remo
     found = device_named(context.unit, device)
     tags = (set(found.tags) | {checked_tag(tag) for tag in add or []}) - set(remove or [])
     found = replace(found, tags=tuple(sorted(tags)))
+    context.unit.devices.put(found)
+    return device_view(context.unit, found)
+
+
+@operation("device.set", writes=True, role=Role.OPERATOR)
+def device_set(context: Context, device: str, attrs: dict[str, Any]) -> Json:
+    """Attach attributes, text or whole numbers by name; null takes one away."""
+    found = device_named(context.unit, device)
+    for name, value in attrs.items():
+        if value is None and checked_attribute(name) not in found.attrs:
+            raise NotFound(f"device {found.id} has no attribute {name}")
+    wanted = {name: value for name, value in {**found.attrs, **attrs}.items() if value is not None}
+    found = replace(found, attrs=checked_attributes(wanted))
     context.unit.devices.put(found)
     return device_view(context.unit, found)
 
@@ -167,7 +184,11 @@ def device_replace(context: Context, device: str, hw: str | None = None, success
         raise Conflict(f"device {heir_id} is retired")
     assigned = {**found.assigned, **heir.assigned}
     heir = replace(
-        heir, tags=tuple(sorted({*found.tags, *heir.tags})), assigned=assigned, label=heir.label or found.label
+        heir,
+        tags=tuple(sorted({*found.tags, *heir.tags})),
+        attrs=checked_attributes({**found.attrs, **heir.attrs}),
+        assigned=assigned,
+        label=heir.label or found.label,
     )
     _retire(context, replace(found, label=""), f"replaced by {heir_id}, said {context.actor}")
     context.unit.devices.put(heir)

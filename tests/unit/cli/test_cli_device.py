@@ -80,6 +80,45 @@ def test_a_csv_file_is_imported(operator, daemon):
     assert (shown["hw"], shown["tags"], shown["label"]) == ("r1", ["first", "lab"], "Kitchen")
 
 
+def test_columns_of_attributes_are_imported(operator, daemon):
+    file = operator.directory / "fleet.csv"
+    file.write_text('device,attr.batch,attr.year,attr.lot\ndemo/d1,A7,2026,"""007"""\ndemo/d2,,,\n')
+    assert operator("device", "import", file).out == "2 devices registered\n"
+    attrs = [operator("device", "show", name, "--json").json["attrs"] for name in ("d1", "d2")]
+    assert attrs == [{"batch": "A7", "lot": "007", "year": 2026}, {}]
+
+
+def test_attributes_are_set_shown_and_taken_away(operator, daemon):
+    operator("device", "add", "demo/d1")
+    ran = operator("device", "set", "d1", "batch=A7", "year=2026", 'lot="12"', "note=a = b")
+    assert ran.out == 'device demo/d1: batch=A7, lot="12", note=a = b, year=2026\n'
+    shown = operator("device", "show", "d1", "--json").json["attrs"]
+    assert shown == {"batch": "A7", "lot": "12", "note": "a = b", "year": 2026}
+    assert 'lot="12"' in operator("device", "show", "d1").out
+    ran = operator("device", "set", "d1", "year=-1", "--unset", "batch", "--unset", "lot", "--unset", "note")
+    assert ran.out == "device demo/d1: year=-1\n"
+    assert operator("device", "set", "d1", "--unset", "year").out == "device demo/d1: no attributes\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "sentence"),
+    [
+        ((), 2, "name at least one attribute"),
+        (("batch",), 2, "write it as KEY=VALUE"),
+        (("batch=1", "--unset", "batch"), 2, "batch is to be set and taken away"),
+        (("Batch=1",), 1, "attribute 'Batch' is not valid"),
+        (("--unset", "batch"), 1, "device demo/d1 has no attribute batch"),
+        (("batch=" + "x" * 65,), 1, "attribute batch: at most 64 printable characters"),
+    ],
+)
+def test_attributes_that_cannot_be_change_nothing(operator, daemon, words, code, sentence):
+    operator("device", "add", "demo/d1")
+    ran = operator("device", "set", "d1", *words)
+    assert ran.code == code
+    assert sentence in " ".join(ran.err.replace("│", " ").split())
+    assert operator("device", "show", "d1", "--json").json["attrs"] == {}
+
+
 def test_a_long_csv_file_goes_in_batches(operator, daemon):
     file = operator.directory / "fleet.csv"
     file.write_text("device\n" + "".join(f"demo/device-{number:05d}\n" for number in range(4500)))
@@ -90,8 +129,11 @@ def test_a_long_csv_file_goes_in_batches(operator, daemon):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "the first line must name the column device and may name hw, tags, label; it is ''"),
-        ("demo/d1\n", "the first line must name the column device and may name hw, tags, label; it is 'demo/d1'"),
+        ("", "the first line must name the column device and may name hw, tags, label, attr.NAME; it is ''"),
+        (
+            "demo/d1\n",
+            "the first line must name the column device and may name hw, tags, label, attr.NAME; it is 'demo/d1'",
+        ),
         ("device,colour\ndemo/d1,red\n", "it is 'device,colour'"),
         ("device,device\ndemo/d1,demo/d1\n", "it is 'device,device'"),
         ("device,hw\n", "names no device below the first line"),
@@ -102,6 +144,8 @@ def test_a_long_csv_file_goes_in_batches(operator, daemon):
         ("device,hw\ndemo/d1,r1\ndemo/d2,r/2\n", "line 3: hardware id 'r/2' is not valid"),
         ("device,tags\ndemo/d1,a/b\n", "line 2: tag 'a/b' is not valid"),
         ("device\ndemo/d1\ndemo/d1\n", "line 3: demo/d1 stands in line 2 too"),
+        ("device,attr.x-y\ndemo/d1,3\n", "attribute 'x-y' is not valid"),
+        ("device,attr.x\ndemo/d1," + "y" * 65 + "\n", "line 2: attribute x: at most 64 printable characters"),
         ('device\n"demo/d1\n', "is not a CSV file in UTF-8"),
         ("device\ndemo/there\ndemo/d2\n", "1 of 2 devices exists already: demo/there"),
         ("device,label\ndemo/d2,there\n", "label 'there' is taken by demo/there"),

@@ -8,6 +8,7 @@ from ota_bridge.core import errors
 from ota_bridge.core.errors import InvalidInput, OtaBridgeError
 from ota_bridge.core.values import (
     DeviceId,
+    attribute_of,
     checked_component,
     checked_hardware_id,
     checked_product,
@@ -97,3 +98,25 @@ def test_the_refusals_on_the_wire_are_those_of_the_protocol():
 def test_the_names_of_refused_manifests_are_those_of_the_protocol():
     expected = "SIG TYPE CLASS ROLLBACK STALE DEP SIZE PRECURSOR DIGEST".split()
     assert [f"REFUSED_{name}" for name in expected] == list(errors.RefusedReason)
+
+
+@pytest.mark.parametrize(
+    ("typed", "value"),
+    [
+        ("2026", 2026),
+        ("-5", -5),
+        ("0", 0),
+        ("007", "007"),
+        ("-0", "-0"),
+        ("1.5", "1.5"),
+        (str(2**63 - 1), 2**63 - 1),
+        (str(2**63), str(2**63)),
+        ('"2026"', "2026"),
+        ('"', '"'),
+        ('"a" and "b"', '"a" and "b"'),
+        ("", ""),
+        ("٣", "٣"),
+    ],
+)
+def test_what_reads_as_a_whole_number_is_one_unless_it_is_quoted(typed, value):
+    assert value == attribute_of(typed)

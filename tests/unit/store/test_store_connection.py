@@ -162,10 +162,10 @@ def older(version):
     return Schema(migrations, version)
 
 
-def test_a_database_of_the_first_schema_has_no_caps_nor_keysets_and_keeps_what_it_knew_of_refusals(path):
+def test_a_database_of_the_first_schema_has_no_caps_keysets_nor_attributes_and_keeps_what_it_knew_of_refusals(path):
     db = open_writer(path, older(1))
     row = dict(zip(rows.DEVICE_COLUMNS, rows.device_row(device("d1")), strict=True))
-    del row["keyset"]
+    del row["keyset"], row["attrs"]
     row["trouble"] = (
         '{"refusal":"BUSY","refusal_wall":5.0,"refusals":3,"rejected":0,'
         '"rejected_reason":"","rejected_wall":null,"clashes":0}'

@@ -5,7 +5,7 @@ from core_lives import confirmed, downloading
 from core_world import World
 
 from ota_bridge.core.deployment import State
-from ota_bridge.core.errors import Conflict, InvalidInput
+from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol
 from ota_bridge.core.messages import Offer
 
@@ -76,6 +76,58 @@ def test_tags_come_and_go(world):
     assert ["b"] == world.do("device.tag", device="d1", remove=["a", "never"])["tags"]
     with pytest.raises(InvalidInput):
         world.do("device.tag", device="d1", add=["a/b"])
+
+
+def test_attributes_are_set_in_the_order_of_their_names_and_null_takes_one_away(world):
+    world.device("d1")
+    shown = world.do("device.set", device="d1", attrs={"year": 2026, "batch": "A7"})
+    assert [("batch", "A7"), ("year", 2026)] == list(shown["attrs"].items())
+    assert {"year": 2026, "lot": -(2**63)} == world.do(
+        "device.set", device="d1", attrs={"batch": None, "lot": -(2**63)}
+    )["attrs"]
+    with pytest.raises(NotFound, match="prod/d1 has no attribute batch"):
+        world.do("device.set", device="d1", attrs={"batch": None})
+
+
+@pytest.mark.parametrize(
+    "attrs",
+    [
+        {"Batch": "x"},
+        {"1st": 1},
+        {"x" * 33: 1},
+        {"x": "y" * 65},
+        {"x": "a\nb"},
+        {"x": 2**63},
+        {"x": -(2**63) - 1},
+        {"x": 1.5},
+        {"x": True},
+        {"x": ["y"]},
+        {f"x{number}": 1 for number in range(33)},
+    ],
+)
+def test_attributes_are_few_short_and_of_two_kinds(world, attrs):
+    device = world.device("d1")
+    with pytest.raises(InvalidInput, match="attribute"):
+        world.do("device.set", device="d1", attrs=attrs)
+    with pytest.raises(InvalidInput, match="row 1: .*attribute"):
+        world.do("device.import", rows=[{"device": "prod/d2", "attrs": attrs}])
+    assert {} == device.record.attrs
+
+
+def test_attributes_outlive_check_ins(world):
+    device = world.device("d1")
+    world.do("device.set", device="d1", attrs={"batch": "A7"})
+    device.check_in()
+    assert {"batch": "A7"} == device.record.attrs
+
+
+def test_a_successor_keeps_its_own_attributes_and_gets_the_others(world):
+    world.device("d1")
+    heir = world.device("d2")
+    world.do("device.set", device="d1", attrs={"site": "north", "batch": "A7"})
+    world.do("device.set", device="d2", attrs={"batch": "B1"})
+    world.do("device.replace", device="d1", successor="d2")
+    assert {"batch": "B1", "site": "north"} == heir.record.attrs
 
 
 @pytest.mark.parametrize("label", ["x" * 65, "a\nb", "\x1b[31m"])
