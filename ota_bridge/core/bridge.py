@@ -8,18 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, assert_never
 
-from ota_bridge.core.deployment import (
-    CHECK_IN,
-    OPEN,
-    Deployment,
-    DeploymentEvent,
-    Installed,
-    Meaning,
-    State,
-)
+from ota_bridge.core.deployment import CHECK_IN, OPEN, Deployment, DeploymentEvent, Installed, Meaning, State
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.fleet import CreationLimit, Device, DeviceState, Enrol, runs
 from ota_bridge.core.keysets import none_newer
+from ota_bridge.core.known import is_known
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
@@ -40,8 +33,9 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.ports import Keysets, ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, sweep
-from ota_bridge.core.updates import Rules, Updates, is_known
+from ota_bridge.core.updates import Rules, Updates
 from ota_bridge.core.values import DeploymentId, DeviceId, Now
 
 SLICE_MAX: Final = 200
@@ -83,13 +77,15 @@ class Bridge:
         self._verify = verify
         self._ticket = ticket
         self._keysets = keysets
+        self._paths = Paths()
         self._creation = CreationLimit(per_s=rules.enrol_per_s, burst=rules.enrol_burst)
 
     def updates(self, unit: UnitOfWork, now: Now) -> Updates:
         """A unit of work's worth of changes under these rules."""
         return Updates(
-            unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket, keysets=self._keysets
-        )
+            unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket, keysets=self._keysets,
+            paths=self._paths,
+        )  # fmt: skip
 
     def receive(self, unit: UnitOfWork, message: Uplink, now: Now) -> list[Output]:
         """Take one message in; returns what to do after the commit."""

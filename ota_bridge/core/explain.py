@@ -1,19 +1,21 @@
 """Why a device is where it is: one code and one sentence, from the records alone (`why DEVICE`)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, assert_never
 
+from ota_bridge.core import journey
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.fleet import Assignment, Device
+from ota_bridge.core.known import is_in_catalog, is_known
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.silent import is_silent
-from ota_bridge.core.updates import PAST_MAX, WAITING, Rules, is_in_catalog, is_known
+from ota_bridge.core.updates import PAST_MAX, WAITING, Rules
 from ota_bridge.core.values import DeviceId, Now, Share
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
@@ -126,7 +128,8 @@ def _reason(
 
 
 def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: Now) -> tuple[str, str]:
-    what = f"{deployment.component} {deployment.release}"
+    way = journey.told(unit, device, deployment)
+    what = f"{deployment.component} {deployment.release}" + (f" ({way})" if way else "")
     since = _ago(now.wall - deployment.changed_wall)
     rollout = unit.rollouts.get(deployment.rollout) if deployment.rollout else None
     if rollout is not None and rollout.state is RolloutState.PAUSED and deployment.state is not State.CANCELING:
@@ -212,7 +215,7 @@ def _assigned_reason(
     need = policy.is_needed(device, part, is_known=known) if installed is not None else None
     if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
         return "confirmed", _runs_sentence(device, release, component)
-    obstacle = misfit or need
+    obstacle, step = misfit or need, release
     last: Deployment | None = None
     if obstacle is None:
         rollout = unit.rollouts.get(assignment.rollout) if assignment.rollout else None
@@ -223,6 +226,9 @@ def _assigned_reason(
                 "rollout_canceled",
                 f"rollout {rollout.id} of {component} {release.id} was canceled before it had arrived",
             )
+        obstacle, step = journey.next_step(unit, device, component, release, is_known=known)
+    if obstacle is None:
+        attempts = _attempts(unit, device.id, component, replace(assignment, release=step.id))
         past = [attempt for attempt in attempts if attempt.state not in OPEN]
         obstacle, _ = retries.verdict(past)
         last = past[0] if past else None
@@ -234,10 +240,14 @@ def _assigned_reason(
     ):
         return obstacle.value, _ahead_sentence(device, release, part)
     if obstacle is None:
-        return "waiting", f"{component} {release.id} is assigned and opens with the next check-in"
-    sentence = _obstacle_sentence(obstacle, device)
+        way = journey.told_next(unit, device, component, release)
+        what = f"{component} {step.id}" + (f" ({way})" if way else "")
+        return "waiting", f"{what} is assigned and opens with the next check-in"
+    sentence = journey.obstacle_sentence(unit, device, component, release, step, obstacle) or _obstacle_sentence(
+        obstacle, device
+    )
     if last is not None:
-        sentence = f"{component} {release.id} ended {last.state} ({last.cause}) and {sentence}"
+        sentence = f"{component} {step.id} ended {last.state} ({last.cause}) and {sentence}"
     else:
         sentence = f"{component} {release.id} does not go there: {sentence}"
     return obstacle.value, sentence
@@ -318,6 +328,12 @@ def _obstacle_sentence(obstacle: Obstacle, device: Device) -> str:
             return "the device runs something newer"
         case Obstacle.RUNS_IT:
             return "it runs it already"
+        case Obstacle.NO_PATH:
+            return "no path leads there from what it runs"
+        case Obstacle.WAITS_FOR_COMPONENT:
+            return "it waits for another component that it needs"
+        case Obstacle.LACKS_COMPONENT:
+            return "it needs another component that the device does not have and does not get"
         case Obstacle.ATTEMPTS_USED:
             return "all attempts are used; start a new rollout to try again"
         case Obstacle.FINAL_REFUSAL:

@@ -15,13 +15,13 @@ from ota_bridge.core.delivery import Due, Pacing, is_served
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State, Transition
 from ota_bridge.core.errors import ManifestRefused
 from ota_bridge.core.fleet import Device, Enrol
+from ota_bridge.core.known import is_known
 from ota_bridge.core.messages import (
     CancelUpdate,
     Event,
     Grant,
     GrantsChanged,
     GrantState,
-    InstalledPart,
     KeysetNotice,
     Offer,
     Output,
@@ -29,8 +29,9 @@ from ota_bridge.core.messages import (
     RolloutChanged,
 )
 from ota_bridge.core.ports import Keysets, ManifestVerifier, TicketIssuer, UnitOfWork
-from ota_bridge.core.rollout import planner, policy
+from ota_bridge.core.rollout import needs, planner, policy
 from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
@@ -43,8 +44,8 @@ WAITING: Final = "waiting to be offered"
 PAST_MAX = 500
 """How many deployments of a device its attempts are counted over: more than all of its components can use up."""
 
-_HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK, Obstacle.RUNS_NEWER})
-"""What ends a deployment that was open before: the device became another, or went past it."""
+_HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK, Obstacle.RUNS_NEWER, Obstacle.NO_PATH})
+"""What ends a deployment that was open before: the device became another, went past it, or fell behind its stones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,7 @@ class Updates:
     verify: ManifestVerifier
     ticket: TicketIssuer
     keysets: Keysets
+    paths: Paths = field(default_factory=Paths)
     outputs: list[Output] = field(default_factory=list)
     _offered: set[DeviceId] = field(default_factory=set)
     """Whom this unit of work has sent a notice: those of one device's components go together."""
@@ -221,7 +223,10 @@ class Updates:
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
         unknown = {name for name in device.assigned if not is_known(self.unit, product, name, device.parts.get(name))}
-        steps = planner.steps(device, releases, past, self.rules.retries, canceled=canceled, unknown=unknown)
+        route = self.paths.route(lambda: self.unit.releases.all(product=product), needs.seqs(device, releases))
+        steps = planner.steps(
+            device, releases, past, self.rules.retries, canceled=canceled, unknown=unknown, route=route
+        )
         for step in steps:
             match step:
                 case planner.Open():
@@ -244,6 +249,9 @@ class Updates:
 
     def _open(self, device: Device, step: planner.Open, past: Sequence[Deployment]) -> Device:
         assignment = device.assigned[step.component]
+        cause = f"assigned {assignment.release}"
+        if step.release.id != assignment.release:
+            cause += f", of which {step.release.id} is the next step"
         for earlier in past:
             if earlier.latest and (earlier.component, earlier.rollout) == (
                 step.component,
@@ -274,7 +282,7 @@ class Updates:
                 event="opened",
                 before=None,
                 after=State.QUEUED,
-                cause=f"assigned {step.release.id}",
+                cause=cause,
             )
         )
         self.tell(
@@ -287,7 +295,7 @@ class Updates:
             attempt=deployment.attempt,
             before=None,
             after=State.QUEUED,
-            cause=f"assigned {step.release.id}",
+            cause=cause,
         )
         self.rollout_changed(deployment.rollout)
         self.grant(device.id)
@@ -477,19 +485,6 @@ class Updates:
             self.tell(device.id, "stalled", id=stalled.id, **where)
             return
         self.move(deployment, DeploymentEvent.TIME_OUT, f"{deployment.state} for too long")
-
-
-def is_known(unit: UnitOfWork, product: str, component: str, installed: InstalledPart | None) -> bool:
-    """True if a counter or the catalog tells how old what runs there is."""
-    return installed is None or installed.seq is not None or is_in_catalog(unit, product, component, installed)
-
-
-def is_in_catalog(unit: UnitOfWork, product: str, component: str, installed: InstalledPart) -> bool:
-    """True if there is a release that has the component in the version that runs there."""
-    return any(
-        component in release.parts and release.parts[component].version == installed.version
-        for release in unit.releases.all(product=product)
-    )
 
 
 def _takes_little(device: Device) -> bool:

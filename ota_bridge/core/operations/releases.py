@@ -7,7 +7,7 @@ from ota_bridge.core.errors import Conflict
 from ota_bridge.core.messages import RolloutChanged
 from ota_bridge.core.operations.named import all_devices, release_named
 from ota_bridge.core.operations.registry import Context, operation
-from ota_bridge.core.operations.rollouts import cancel_open
+from ota_bridge.core.operations.rollouts import cancel_open, cancel_stones
 from ota_bridge.core.people import Role
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
@@ -110,4 +110,6 @@ def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
                 context.unit.rollouts.put(rollout)
             canceled += cancel_open(context, rollout, cause)
             context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
+        else:
+            canceled += cancel_stones(context, rollout, found.id, cause)
     return {**release_view(found), "canceled": canceled}

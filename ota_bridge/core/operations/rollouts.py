@@ -11,6 +11,7 @@ from ota_bridge.core.operations.named import deployments_of, device_named, relea
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
+from ota_bridge.core.values import ReleaseId
 from ota_bridge.core.views import Json, deployment_view, rollout_view
 
 
@@ -126,9 +127,20 @@ def cancel_open(context: Context, rollout: Rollout, cause: str) -> int:
         if device is None:
             continue
         held = device.assigned.get(deployment.component)
-        if deployment.state is not State.CONFIRMED and held is not None and held.rollout == rollout.id:
+        arrived = deployment.state is State.CONFIRMED and deployment.release == rollout.release
+        if not arrived and held is not None and held.rollout == rollout.id:
             device = device.assign(deployment.component, None)
             context.unit.devices.put(device)
         if deployment.is_open and context.updates.cancel(device, deployment, cause):
+            canceled += 1
+    return canceled
+
+
+def cancel_stones(context: Context, rollout: Rollout, stone: ReleaseId, cause: str) -> int:
+    """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay."""
+    canceled = 0
+    for deployment in deployments_of(context.unit, rollout, open_only=True):
+        device = context.unit.devices.get(deployment.device)
+        if device is not None and deployment.release == stone and context.updates.cancel(device, deployment, cause):
             canceled += 1
     return canceled

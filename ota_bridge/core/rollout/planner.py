@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State
 from ota_bridge.core.fleet import Assignment, Device
-from ota_bridge.core.rollout import policy
+from ota_bridge.core.rollout import needs, paths, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.paths import Route
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import ReleaseId, RolloutId
 
@@ -77,11 +78,12 @@ def steps(
     *,
     canceled: Collection[RolloutId] = (),
     unknown: Collection[str] = (),
+    route: Route = paths.direct,
 ) -> list[Step]:
     """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
 
     The assignment of a canceled rollout stands only for a device that it had reached. `unknown`: the components in
-    which it runs what is not in the catalog.
+    which it runs what is not in the catalog. `route`: the path of a component, whose first step is what is opened.
     """
     found: list[Step] = []
     if policy.may_take_part(device) is not None:
@@ -90,7 +92,9 @@ def steps(
     for component, assignment in sorted(device.assigned.items()):
         current = running.get(component)
         if current is not None:
-            wanted = (current.release, current.rollout) == (assignment.release, assignment.rollout)
+            # A rollout opens stepping stones beside its own release.
+            same_rollout = current.rollout == assignment.rollout
+            wanted = same_rollout and (current.release == assignment.release or current.rollout is not None)
             if not wanted and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
                 found.append(Supersede(deployment=current, cause=f"superseded by {assignment.release}"))
             continue
@@ -98,26 +102,55 @@ def steps(
         if release is None or component not in release.parts:
             continue
         if assignment.rollout in canceled and not any(
-            attempt.rollout == assignment.rollout and attempt.state is State.CONFIRMED for attempt in past
+            (attempt.rollout, attempt.release) == (assignment.rollout, assignment.release)
+            and attempt.state is State.CONFIRMED
+            for attempt in past
         ):
             continue
-        found.extend(_attempt(device, component, release, past, retries, is_known=component not in unknown))
+        obstacle, release = next_step(device, component, release, releases, route, is_known=component not in unknown)
+        found.extend(_attempt(device, component, release, obstacle, past, retries))
     return found
 
 
+def next_step(
+    device: Device,
+    component: str,
+    target: Release,
+    releases: Mapping[ReleaseId, Release],
+    route: Route,
+    *,
+    is_known: bool,
+) -> tuple[Obstacle | None, Release]:
+    """The release that comes next on the way to what is assigned, and what keeps it back, if anything does."""
+    part = target.parts[component]
+    obstacle = policy.fits(device, target, part) or policy.is_needed(device, part, is_known=is_known)
+    if obstacle is not None:
+        return obstacle, target
+    obstacle = needs.obstacle(device, part, releases)
+    if obstacle is Obstacle.LACKS_COMPONENT:
+        return obstacle, target
+    found = route(device, component, target)
+    if isinstance(found, paths.NoPath):
+        return Obstacle.NO_PATH, target
+    step = found.steps[0]
+    return needs.obstacle(device, step.parts[component], releases), step
+
+
 def _attempt(
-    device: Device, component: str, release: Release, past: Sequence[Deployment], retries: Retries, *, is_known: bool
+    device: Device,
+    component: str,
+    release: Release,
+    obstacle: Obstacle | None,
+    past: Sequence[Deployment],
+    retries: Retries,
 ) -> list[Step]:
     assignment = device.assigned[component]
-    part = release.parts[component]
-    obstacle = policy.fits(device, release, part) or policy.is_needed(device, part, is_known=is_known)
     if obstacle is Obstacle.RUNS_IT:
         return []
     earlier = [
         attempt
         for attempt in past
-        if attempt.component == component
-        and (attempt.release, attempt.rollout) == (assignment.release, assignment.rollout)
+        if attempt.component == component and (attempt.release, attempt.rollout) == (release.id, assignment.rollout)
     ]
     not_before_wall: float | None = None
     if obstacle is None:

@@ -9,7 +9,9 @@ from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState, is_compa
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.errors import RefusedReason
 from ota_bridge.core.fleet import Device, DeviceState, runs
+from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.rollout import paths
 from ota_bridge.core.versions import numbers
 
 FINAL_REFUSALS: Final = frozenset(
@@ -44,6 +46,9 @@ class Obstacle(StrEnum):
     ANTI_ROLLBACK = "anti_rollback"
     RUNS_NEWER = "runs_newer"
     RUNS_IT = "runs_it"
+    NO_PATH = "no_path"
+    WAITS_FOR_COMPONENT = "waits_for_component"
+    LACKS_COMPONENT = "lacks_component"
     ATTEMPTS_USED = "attempts_used"
     FINAL_REFUSAL = "final_refusal"
 
@@ -111,7 +116,22 @@ def has_gone_past(device: Device, installed: InstalledPart, part: ReleasePart, *
 
 def obstacle(device: Device, release: Release, part: ReleasePart, *, is_known: bool) -> Obstacle | None:
     """What keeps a notice of an open deployment back, or None."""
-    return may_take_part(device) or fits(device, release, part) or is_needed(device, part, is_known=is_known)
+    found = may_take_part(device) or fits(device, release, part) or is_needed(device, part, is_known=is_known)
+    if found is not None:
+        return found
+    if paths.unmet(paths.before_step(device, part), part):
+        return Obstacle.NO_PATH
+    if not all(is_met(device, need) for need in part.manifest.dependencies):
+        return Obstacle.WAITS_FOR_COMPONENT
+    return None
+
+
+def is_met(device: Device, need: Dependency) -> bool:
+    """True if the component that is needed is there and confirmed. A seq that is not told is not doubted."""
+    installed = device.parts.get(need.component)
+    if installed is None:
+        return need.min_seq == 0
+    return not installed.trial and (installed.seq is None or installed.seq >= need.min_seq)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
