@@ -25,6 +25,7 @@ from amqtt.adapters import StreamReaderAdapter, StreamWriterAdapter
 from amqtt.broker import Broker
 from amqtt.errors import AMQTTError
 
+from ota_bridge.accept import Acceptor
 from ota_bridge.mqtt.embedded_topics import Subscriptions, publish_qos0
 
 _logger = logging.getLogger("ota_bridge.mqtt.embedded")
@@ -146,10 +147,9 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
 
     # --- connections ---
 
-    async def _create_server_instance(self, *_of_amqtt: Any) -> asyncio.Server:
-        return await asyncio.start_server(
-            partial(self.stream_connected, listener_name=_LISTENER), sock=self._listener, backlog=1024
-        )
+    async def _create_server_instance(self, *_of_amqtt: Any) -> Acceptor:
+        self._listener.listen(1024)
+        return Acceptor(self._listener, partial(self.stream_connected, listener_name=_LISTENER), name="embedded broker")
 
     async def stream_connected(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, listener_name: str

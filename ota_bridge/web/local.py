@@ -33,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ota_bridge.accept import Acceptor
 from ota_bridge.core.errors import (
     ConfigError,
     InvalidInput,
@@ -90,7 +91,7 @@ class LocalSocket:
         self._idle_s = idle_s
         self._connections_max = connections_max
         self._upload_max_bytes = upload_max_bytes
-        self._server: asyncio.Server | None = None
+        self._acceptor: Acceptor | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._busy = 0
         self._quiet = asyncio.Event()
@@ -99,14 +100,14 @@ class LocalSocket:
     async def start(self) -> None:
         """Listen; raises ConfigError where the path cannot be used."""
         listener = _bound(self._path)
-        self._server = await asyncio.start_unix_server(self._serve, sock=listener, limit=LINE_MAX_BYTES)
+        self._acceptor = Acceptor(listener, self._serve, name="local socket", limit=LINE_MAX_BYTES)
 
     async def stop(self) -> None:
         """Take no more requests, let running calls end for a moment, hang up."""
-        if self._server is None:
+        if self._acceptor is None:
             return
-        self._server.close()
-        self._server = None
+        self._acceptor.close()
+        self._acceptor = None
         self._path.unlink(missing_ok=True)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_STOP_GRACE_S):

@@ -40,6 +40,13 @@ def open_files(here: Site) -> int:
     return sum(len(os.listdir(f"/proc/{pid}/fd")) for pid in processes(here))  # noqa: PTH208
 
 
+def processor_s(here: Site) -> float:
+    """What the daemon has used of a processor."""
+    assert here.process is not None
+    fields = Path(f"/proc/{here.process.pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def answers(here: Site) -> bool:
     """Does the daemon take a command now?"""
     with contextlib.suppress(OperatorError):
@@ -61,7 +68,10 @@ async def test_an_update_goes_through_on_the_links_that_stand(tmp_path, mosquitt
             report = await fleet.report()
             assert ["confirmed"] * DEVICES == [device.result for device in report.devices]
             assert [(DEVICES,)] == here.rows("SELECT count(*) FROM deployments WHERE state = 'CONFIRMED'")
-            assert not answers(here)
+            before_s = processor_s(here)
+            assert not answers(here)  # for two seconds somebody wants to connect
+            assert processor_s(here) - before_s < 1.0
+        assert 1 == here.log.count("no connection can be accepted"), here.log
         allow(here, 1024)
         await until(lambda: answers(here))
         assert None is here.process.poll()
