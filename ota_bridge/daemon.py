@@ -73,9 +73,9 @@ def rules_of(config: Config) -> Rules:
             installing_s=timeouts.installing_s,
             trial_s=timeouts.trial_s,
             canceling_s=timeouts.canceling_s,
+            silent_after_s=timeouts.silent_after_s,
         ),
         retries=Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s),
-        silent_after_s=timeouts.silent_after_s,
     )
 
 

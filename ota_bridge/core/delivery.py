@@ -35,6 +35,7 @@ class Pacing:
     installing_s: float = 3_600
     trial_s: float = 3_600
     canceling_s: float = 86_400
+    silent_after_s: float = 259_200
 
     def earliest_offer_wall(self, last_offer_wall: float | None, wall: float) -> float:
         """When this device may get the next notice: never more often than `min_offer_interval_s` (boot loops)."""

@@ -41,7 +41,7 @@ def why(unit: UnitOfWork, device: Device, rules: Rules, now: Now) -> Why:
     latest = unit.deployments.recent_of(device.id, limit=1)
     chosen = open_now[0] if open_now else (latest[0] if latest else None)
     code, sentence = _reason(unit, device, chosen, rules.retries, now)
-    if is_silent(device, rules.silent_after_s, now.wall):
+    if is_silent(device, rules.pacing.silent_after_s, now.wall):
         heard = _ago(now.wall - max(device.last_report_wall or 0.0, device.last_block_wall or 0.0))
         code, sentence = "silent", f"it has not been heard for {heard}; when it comes back: {sentence}"
     notes = [*_earlier_notes(unit, chosen), *_notes(device, now)]

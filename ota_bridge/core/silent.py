@@ -62,7 +62,7 @@ class SilentLook:
     def _tell(self, updates: Updates, device: Device) -> None:
         expected = expected_wall(device)
         told = device.trouble.told_silent_wall == expected
-        if told or expected is None or not is_silent(device, updates.rules.silent_after_s, updates.now.wall):
+        if told or expected is None or not is_silent(device, updates.rules.pacing.silent_after_s, updates.now.wall):
             return
         updates.unit.devices.put(replace(device, trouble=replace(device.trouble, told_silent_wall=expected)))
         updates.tell(device.id, "silent", last_report=iso(device.last_report_wall), since=iso(expected))

@@ -63,7 +63,6 @@ class Rules:
     """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
     pacing: Pacing = field(default_factory=Pacing)
     retries: Retries = field(default_factory=Retries)
-    silent_after_s: float = 259_200
 
 
 @dataclass(slots=True, kw_only=True)

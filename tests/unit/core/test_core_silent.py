@@ -2,6 +2,7 @@
 
 from core_world import World
 
+from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.silent import LOOK_EVERY_S, SilentLook
 from ota_bridge.core.slices import PAGE
 
@@ -132,7 +133,7 @@ def test_one_that_never_checked_in_or_is_retired_is_not_silent():
 
 
 def test_after_how_long_is_a_setting():
-    world, (device,) = begun("d1", silent_after_s=100)
+    world, (device,) = begun("d1", pacing=Pacing(silent_after_s=100))
     world.jump(100)
     assert "idle" == device.why()[0]
     world.jump(1)
