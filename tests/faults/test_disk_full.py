@@ -219,6 +219,7 @@ class Wire:
         self.reports: set[tuple[str, int, int]] = set()
         self.messages: set[int] = set()
         self.queued = 0
+        self.acknowledged = asyncio.Event()
 
     def publish(self, message: MqttMessage) -> bool:
         if "/update/" in message.topic:
@@ -229,6 +230,7 @@ class Wire:
 
     def ack(self, token: AckToken) -> None:
         self.messages.add(token.mid)
+        self.acknowledged.set()
 
 
 class Bridge:
@@ -269,8 +271,14 @@ class Bridge:
     async def all_acknowledged(self) -> None:
         async with asyncio.timeout(20):
             while len(self.wire.messages) < self.sent:
-                await asyncio.sleep(0.002)
+                self.wire.acknowledged.clear()
+                await self.wire.acknowledged.wait()
         self.check()
+
+    async def failed(self, failures: int) -> None:
+        """Return when so many commits have failed, or all reports are acknowledged."""
+        counters = self.gateway.counters
+        await until(lambda: counters.store_failures >= failures or len(self.wire.messages) == self.sent, every_s=0.002)
 
 
 @pytest.fixture
@@ -332,9 +340,7 @@ async def test_a_database_that_may_grow_by_so_many_pages_keeps_what_it_acknowled
         await limit(bridge, pages)
         for number in range(20):
             bridge.report(f"p{pages}n{number}", seq=1)
-        async with asyncio.timeout(20):  # until one did not fit, or all did
-            while len(bridge.wire.messages) < bridge.sent and bridge.gateway.counters.store_failures == before:
-                await asyncio.sleep(0.002)
+        await bridge.failed(before + 1)  # one did not fit, or all did
         bridge.check()
         failed += bridge.gateway.counters.store_failures > before
         with contextlib.suppress(StoreError):
@@ -366,9 +372,7 @@ async def test_a_disk_that_turns_read_only_ends_nothing_and_comes_back(tmp_path)
     bridge.store._db.conn.execute("PRAGMA query_only = ON")
     for seq in range(2, 12):
         bridge.report("d1", seq=seq)
-    async with asyncio.timeout(20):
-        while bridge.gateway.counters.store_failures < 30:
-            await asyncio.sleep(0.002)
+    await bridge.failed(30)
     assert {("d1", 1, 1)} == bridge.wire.reports == bridge.stored()
     with pytest.raises(StoreError, match="readonly database"):
         await bridge.gateway.operate("ann", "device.add", {"device": "prod/new"})

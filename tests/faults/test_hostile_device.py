@@ -247,15 +247,15 @@ def publish(topic: str, payload: bytes, number: int = 0, *, qos: int = 0) -> byt
 # --- floods --------------------------------------------------------------------------------------------------
 
 
-async def honest_work(place: Place, name: str, reports: int) -> float:
-    """Report so many times, each until it is acknowledged; the longest wait."""
+async def honest_work(place: Place, name: str, flooding: "asyncio.Task[int]", *, reports: int) -> float:
+    """Report so many times, each until it is acknowledged, with more of the flood before each; the longest wait."""
     longest = 0.0
     async with device(place, name) as one:
         for _ in range(reports):
-            began = time.monotonic()
+            began, seen = time.monotonic(), place.counters()["flooded"]
             await one.says()
             longest = max(longest, time.monotonic() - began)
-            await asyncio.sleep(0.2)  # a pause between two reports, not a wait for anything
+            await until(lambda seen=seen: flooding.done() or place.counters()["flooded"] > seen)
     return longest
 
 
@@ -273,8 +273,8 @@ async def test_a_flood_of_reports_is_bounded_and_counted_and_every_honest_report
     async with device(place, name) as itself:
         await itself.says()
     flooded, before_mib, began = place.counters()["flooded"], place.memory_mib(), time.monotonic()
-    honest = [honest_work(place, f"honest-{kind}-{qos}-{number}", 4) for number in range(4)]
-    flooding = flood(place, name, lambda number: publish(topic, payload(number), number, qos=qos))
+    flooding = asyncio.create_task(flood(place, name, lambda number: publish(topic, payload(number), number, qos=qos)))
+    honest = [honest_work(place, f"honest-{kind}-{qos}-{number}", flooding, reports=4) for number in range(4)]
     sent, *waits = await asyncio.gather(flooding, *honest)
     assert sent > 10 * BURST
     assert max(waits) <= ACK_S

@@ -90,6 +90,13 @@ class Form:
     read: Callable[[bytes], Any]
     write: Callable[[Any], bytes]
 
+    def tree(self, data: bytes) -> Any:
+        """What these bytes are in this form, or None."""
+        try:
+            return self.read(data)
+        except Exception:  # of other libraries, which raise anything at damaged bytes: cbor2 alone ten kinds of error
+            return None
+
 
 @dataclass(frozen=True, slots=True)
 class Nested:
@@ -372,10 +379,7 @@ _CHANGES: tuple[Callable[[Mutator, bytes], bytes], ...] = (
 
 def _tree(form: Form, data: bytes) -> Any:
     """The tree of a good input of this form, or None."""
-    try:
-        value = form.read(data)
-    except Exception:  # whatever the reader says: it is not of this form
-        return None
+    value = form.tree(data)
     return value if isinstance(value, dict | list | int) else None
 
 
