@@ -21,6 +21,7 @@ from ota_bridge import __version__
 from ota_bridge.backup import Backups
 from ota_bridge.block_plane import LocalPlane, PlaneSettings, build_plane
 from ota_bridge.block_process import ProcessPlane
+from ota_bridge.calendars import CronCalendar
 from ota_bridge.config import Config, PlaneProcess, TopicIdentity
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import Pacing
@@ -35,6 +36,7 @@ from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import ControlLink
 from ota_bridge.mqtt.embedded import EmbeddedBroker
 from ota_bridge.mqtt.tls import tls_context
+from ota_bridge.queries import CelQueries
 from ota_bridge.security.authority import Authority
 from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.lock import DataDirectoryLock
@@ -223,7 +225,14 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root)
-    bridge = Bridge(rules_of(config), verify=authority.verify, ticket=authority.ticket, keysets=authority.standing)
+    bridge = Bridge(
+        rules_of(config),
+        verify=authority.verify,
+        ticket=authority.ticket,
+        keysets=authority.standing,
+        queries=CelQueries(),
+        calendar=CronCalendar(),
+    )
     plane = _plane(config, blobs, blocks_address)
     limit = ReportLimit(per_s=config.reports.device_per_s, burst=config.reports.device_burst)
     gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane, limit=limit)

@@ -4,6 +4,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ota_bridge.calendars import CronCalendar
 from ota_bridge.core.artifacts import Inline
 from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.bridge import Bridge
@@ -30,12 +31,15 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.operations import Context, Upload, add_release, perform
 from ota_bridge.core.updates import Rules
 from ota_bridge.core.values import FIRMWARE, DeviceId, Now, Sha256
+from ota_bridge.queries import CelQueries
 from ota_bridge.store.memory import MemoryStore
 from ota_bridge.store.outcome import Committed
 
 VENDOR = vendor_id("example.com")
 START_S = 1_000_000.0
 FACTORY = "1.0.0"
+QUERIES = CelQueries()
+CALENDAR = CronCalendar()
 
 
 def image_of(version: str, component: str = FIRMWARE, size: int = 10_000) -> bytes:
@@ -250,7 +254,14 @@ class World:
         self.source = MemorySource()
         self.steps: dict[int, bytes] = {}
         """The signed step to each keyset that the bridge holds; 1 needs none."""
-        self.bridge = Bridge(Rules(**rules), verify=self._verify, ticket=self._ticket, keysets=self._keysets)
+        self.bridge = Bridge(
+            Rules(**rules),
+            verify=self._verify,
+            ticket=self._ticket,
+            keysets=self._keysets,
+            queries=QUERIES,
+            calendar=CALENDAR,
+        )
         self.server = BlockServer(self.source, block_max=16_384, window_max=16, refusals_per_s=1000)
         self.server.is_loaded = True
         self.outputs: list[Output] = []

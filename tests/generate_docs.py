@@ -22,6 +22,7 @@ import docs_samples as samples
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.deployment import CHECK_IN, OPEN, TERMINAL, TRANSITIONS, DeploymentEvent, Installed, State
 from ota_bridge.core.errors import KeysetReason, RefusedReason
+from ota_bridge.core.rollout.facts import VARIABLES
 from ota_bridge.decode import read_cbor
 from ota_bridge.security import envelope, keyset, manifest, tokens
 from tests.faults.families import INVARIANTS, SIZES
@@ -336,6 +337,12 @@ def _boards() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _query_variables() -> str:
+    lines = ["| variable | kind | what it is |", "|---|---|---|"]
+    lines += [f"| `{name}` | {variable.kind} | {variable.about} |" for name, variable in VARIABLES.items()]
+    return "\n".join(lines) + "\n"
+
+
 REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     **{name: (lambda name=name: _sample(name)) for name in samples.SAMPLES if not name.startswith("refusal_")},
     "refusals": _refusals,
@@ -361,6 +368,7 @@ REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     "fault_families": _fault_families,
     "boards": _boards,
     "commands": _commands,
+    "query_variables": _query_variables,
 }
 
 

@@ -37,11 +37,14 @@ def list_devices(
     product: Annotated[str | None, typer.Option(metavar="PRODUCT")] = None,
     state: Annotated[str | None, typer.Option(metavar="STATE", help="pending, active or retired.")] = None,
     tag: Annotated[str | None, typer.Option(metavar="TAG")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="QUERY", help="Those that it is true of (docs/queries.md).")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """List devices."""
     session = Session.of(context, as_json=as_json)
-    answer = session.read("device.list", {"product": product, "state": state, "tag": tag})
+    answer = session.read("device.list", {"product": product, "state": state, "tag": tag, "where": where})
     if session.shown_as_json("devices", answer):
         return
     columns = ("device", "state", "hw", "runs", "assigned", "update", "heard", "tags")
@@ -58,7 +61,8 @@ def list_devices(
         )
         for device in answer.result
     )
-    session.output.table(columns, rows, empty="no devices; they appear when they report, or with `device add`")
+    empty = "no devices; they appear when they report, or with `device add`"
+    session.output.table(columns, rows, empty=empty if where is None else "no device matches")
 
 
 @commands.command("show")

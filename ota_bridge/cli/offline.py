@@ -4,11 +4,13 @@ import time
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from ota_bridge.calendars import CronCalendar
 from ota_bridge.config import Config
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.values import Now
 from ota_bridge.daemon import DATABASE, rules_of
+from ota_bridge.queries import CelQueries
 from ota_bridge.store.sqlite import open_readonly
 from ota_bridge.web.local_client import DaemonNotRunning
 
@@ -29,7 +31,7 @@ def read_database(config: Config, op: str, args: Mapping[str, Any], not_running:
 
 
 def _bridge(config: Config) -> Bridge:
-    return Bridge(rules_of(config), verify=_never, ticket=_never)
+    return Bridge(rules_of(config), verify=_never, ticket=_never, queries=CelQueries(), calendar=CronCalendar())
 
 
 def _never(*_: Any, **__: Any) -> NoReturn:

@@ -30,7 +30,8 @@ from ota_bridge.core.messages import (
     ReportState,
     Uplink,
 )
-from ota_bridge.core.ports import Keysets, ManifestVerifier, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.ports import Calendar, Keysets, ManifestVerifier, Queries, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.queries import NO_CALENDAR, none_compiled
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.paths import Paths
@@ -71,9 +72,12 @@ class Bridge:
     """See the module."""
 
     def __init__(
-        self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer, keysets: Keysets = none_newer
-    ) -> None:
+        self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer, keysets: Keysets = none_newer,
+        queries: Queries = none_compiled, calendar: Calendar = NO_CALENDAR,
+    ) -> None:  # fmt: skip
         self.rules = rules
+        self.queries = queries
+        self.calendar = calendar
         self._verify = verify
         self._ticket = ticket
         self._keysets = keysets

@@ -16,7 +16,9 @@ from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import ReportKey
+from ota_bridge.core.rollout.facts import Key
 from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.plan import Window
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 
 
@@ -174,3 +176,51 @@ class Keysets(Protocol):
     """What a device with this keyset is to be sent; checked anew whenever the trust document changes."""
 
     def __call__(self, version: int) -> KeysetStanding: ...
+
+
+class Query(Protocol):
+    """A condition on a device, compiled. It raises nothing: what cannot be answered for a device does not match it."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def asked(self) -> frozenset[Key]:
+        """The keys of maps that stand in it; `rollout.facts.missing_keys` says which of them a device has not."""
+        ...
+
+    def __call__(self, facts: Mapping[str, Any]) -> bool:
+        """True if it holds for these facts (`rollout.facts.facts_of`)."""
+        ...
+
+
+class Queries(Protocol):
+    """Compiles queries and keeps what it compiled."""
+
+    def __call__(self, text: str) -> Query:
+        """The query; raises InvalidInput whose sentence has the place."""
+        ...
+
+
+class Calendar(Protocol):
+    """When a window is open. `tz`: the device's own zone; empty: the window's, and UTC where that is empty, too.
+
+    A window is open for exactly `length_s` seconds from each start on; those that touch or overlap are one. Raises
+    InvalidInput for a zone that `knows` denies, and for a window that `check` refuses.
+    """
+
+    def check(self, window: Window) -> None:
+        """Raise InvalidInput if there can be no such window."""
+        ...
+
+    def knows(self, tz: str) -> bool:
+        """True if there is a zone of this name."""
+        ...
+
+    def is_open(self, window: Window, tz: str, wall: float) -> bool: ...
+    def opens_wall(self, window: Window, tz: str, wall: float) -> float | None:
+        """When it opens next, or `wall` while it is open; None: never again."""
+        ...
+
+    def closes_wall(self, window: Window, tz: str, wall: float) -> float | None:
+        """When what is open at `wall`, or opens next, closes; None: it does not, or there is nothing to close."""
+        ...

@@ -1,4 +1,8 @@
-"""Versions by number, and bounds on them: from which versions an image installs.
+"""Versions by number: which of two is older, and bounds on them: from which versions an image installs.
+
+`compare` knows pre-releases too: `1.2-rc1` or `1.2~rc1` is older than 1.2, piece by piece, digits by value and below
+letters; a build after `+` counts for nothing. Anything else has no order, and none is made up: not for `1.0.2k`, nor
+for a commit after a tag (`1.2.0-14-gdeadbeef`).
 
 A bound is an exact version, which is compared as text; or comparisons joined by commas, all of which must hold:
 `>=1.2`, `>=1,<2`. Those compare by number and so hold for no version that is more than numbers. Of several bounds one
@@ -19,11 +23,15 @@ BOUND_MAX: Final = 80
 """Characters of one bound."""
 
 _NUMBERS: Final = re.compile(r"v?[0-9]{1,9}(\.[0-9]{1,9})*")
+_PRE_RELEASE: Final = re.compile(r"([^-~+]+)(?:[-~]([0-9A-Za-z.~-]+))?(?:\+[0-9A-Za-z.~-]*)?")
+_AFTER_TAG: Final = re.compile(r"[0-9]+-g[0-9a-f]{4,}.*")
+_PIECE: Final = re.compile(r"[0-9]+|[A-Za-z]+")
 _COMPARISON: Final = re.compile(r"(>=|<=|>|<) ?(.+)")
 _OPERATORS: Final = {">=": ge, "<=": le, ">": gt, "<": lt}
 _KEPT: Final = 1024
 
 _Numbers = tuple[int, ...]
+_Order = tuple[_Numbers, bool, tuple[tuple[bool, int, str], ...]]
 _Comparison = tuple[Callable[[_Numbers, _Numbers], bool], _Numbers]
 
 
@@ -36,6 +44,29 @@ def numbers(version: str) -> _Numbers | None:
     while found and not found[-1]:
         found.pop()
     return tuple(found)
+
+
+def compare(one: str, other: str) -> int | None:
+    """-1 if `one` is older than `other`, 1 if newer, 0 if neither; None if one of them has no place in an order."""
+    ours, theirs = _order(one), _order(other)
+    if ours is None or theirs is None:
+        return None
+    return (ours > theirs) - (ours < theirs)
+
+
+@lru_cache(maxsize=_KEPT)
+def _order(version: str) -> _Order | None:
+    """What versions are compared by: numbers, whether it is released, pieces of the pre-release."""
+    found = _PRE_RELEASE.fullmatch(version)
+    dotted = numbers(found[1]) if found is not None else None
+    if found is None or dotted is None:
+        return None
+    if found[2] is None:
+        return dotted, True, ()
+    if _AFTER_TAG.fullmatch(found[2]):
+        return None
+    pieces = (piece[:32] for piece in _PIECE.findall(found[2]))
+    return dotted, False, tuple((False, int(one), "") if one.isdigit() else (True, 0, one) for one in pieces)
 
 
 def checked_bounds(bounds: Sequence[str]) -> tuple[str, ...]:

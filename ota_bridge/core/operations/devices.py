@@ -10,6 +10,8 @@ from ota_bridge.core.operations.named import all_devices, device_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
 from ota_bridge.core.ports import UnitOfWork
+from ota_bridge.core.queries import checked_query
+from ota_bridge.core.rollout.facts import facts_of
 from ota_bridge.core.values import DeviceId, checked_attribute, checked_attributes, checked_hardware_id, checked_tag
 from ota_bridge.core.views import Json, deployment_view, device_view, report_view, transition_view
 
@@ -19,16 +21,25 @@ IMPORT_MAX: Final = 100_000
 
 @operation("device.list", writes=False, role=Role.VIEWER)
 def device_list(
-    context: Context, product: str | None = None, state: str | None = None, tag: str | None = None
+    context: Context,
+    product: str | None = None,
+    state: str | None = None,
+    tag: str | None = None,
+    where: str | None = None,
 ) -> list[Json]:
-    """All devices, with their open deployments."""
+    """All devices, or those that a query is true of, with their open deployments."""
     wanted = None
     if state is not None:
         try:
             wanted = DeviceState(state)
         except ValueError as error:
             raise InvalidInput(f"state {state[:40]!r}: one of {', '.join(DeviceState)}") from error
-    return [device_view(context.unit, device) for device in all_devices(context.unit, product, wanted, tag)]
+    found = all_devices(context.unit, product, wanted, tag)
+    if where is not None:
+        wall = context.now.wall
+        query = checked_query(context.bridge.queries, where, found, wall)
+        found = [device for device in found if query(facts_of(device, wall))]
+    return [device_view(context.unit, device) for device in found]
 
 
 @operation("device.show", writes=False, role=Role.VIEWER)

@@ -12,7 +12,7 @@ from ota_bridge.core.fleet import Device, DeviceState, runs
 from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.rollout import paths
-from ota_bridge.core.versions import numbers
+from ota_bridge.core.versions import compare
 
 FINAL_REFUSALS: Final = frozenset(
     {
@@ -110,8 +110,7 @@ def has_gone_past(device: Device, installed: InstalledPart, part: ReleasePart, *
     """
     if installed.seq is not None:
         return installed.seq > part.manifest.seq and not _counts_anew(device, part)
-    ours, theirs = numbers(part.version), numbers(installed.version)
-    return not is_known and ours is not None and theirs is not None and theirs > ours
+    return not is_known and compare(installed.version, part.version) == 1
 
 
 def obstacle(device: Device, release: Release, part: ReleasePart, *, is_known: bool) -> Obstacle | None:

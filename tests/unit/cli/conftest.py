@@ -21,6 +21,7 @@ from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.queries import CelQueries
 from ota_bridge.security.authority import Authority
 from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.sqlite import SqliteStore
@@ -171,7 +172,11 @@ class DaemonWithoutLinks:
         server = BlockServer(blobs, block_max=16384, window_max=16, refusals_per_s=2)
         self._gateway = Gateway(
             bridge=Bridge(
-                rules_of(config), verify=authority.verify, ticket=authority.ticket, keysets=authority.standing
+                rules_of(config),
+                verify=authority.verify,
+                ticket=authority.ticket,
+                keysets=authority.standing,
+                queries=CelQueries(),
             ),
             store=store,
             dialect=dialect,

@@ -3,8 +3,8 @@
 import pytest
 
 
-def names(operator):
-    return [device["id"] for device in operator("device", "list", "--json").json["devices"]]
+def names(operator, *options):
+    return [device["id"] for device in operator("device", "list", "--json", *options).json["devices"]]
 
 
 def test_a_device_that_reports_appears(operator, daemon):
@@ -67,6 +67,15 @@ def test_a_name_that_two_products_have_is_ambiguous(operator, daemon):
     ran = operator("device", "show", "d1")
     assert ran.code == 1
     assert "a/d1, b/d1" in ran.err
+
+
+def test_a_query_is_tried_on_the_list(operator, daemon):
+    operator("device", "add", "demo/d1")
+    operator("device", "add", "demo/d2", "--tag", "lab")
+    assert names(operator, "--where", '"lab" in tags') == ["demo/d2"]
+    assert "no device matches" in operator("device", "list", "--where", "false").err
+    ran = operator("device", "list", "--where", "tgas == []")
+    assert (ran.code, "did you mean 'tags'?" in ran.err, ran.err.splitlines()[-1].strip()) == (1, True, "^")
 
 
 def test_a_csv_file_is_imported(operator, daemon):

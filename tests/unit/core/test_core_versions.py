@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ota_bridge.core.errors import InvalidInput
-from ota_bridge.core.versions import BOUNDS_MAX, admits, checked_bounds, numbers, shown
+from ota_bridge.core.versions import BOUNDS_MAX, admits, checked_bounds, compare, numbers, shown
 
 DOTTED = st.lists(st.integers(0, 12), min_size=1, max_size=4).map(lambda found: ".".join(map(str, found)))
 
@@ -16,6 +16,37 @@ DOTTED = st.lists(st.integers(0, 12), min_size=1, max_size=4).map(lambda found: 
 )
 def test_a_version_is_its_numbers_without_the_zeros_at_its_end(version, expected):
     assert expected == numbers(version)
+
+
+RISING = [
+    "0.9",
+    "1.0-alpha",
+    "1.0-alpha.1",
+    "1.0~beta2",
+    "1.0-rc.9",
+    "1.0-rc10",
+    "v1.0",
+    "1.0.1-1",
+    "1.0.1",
+    "1.9",
+    "1.10",
+]
+
+
+@pytest.mark.parametrize("at", range(len(RISING) - 1))
+def test_versions_compare_by_number_and_pre_releases_come_before(at):
+    assert [-1] * (len(RISING) - at - 1) == [compare(RISING[at], later) for later in RISING[at + 1 :]]
+    assert 1 == compare(RISING[at + 1], RISING[at])
+
+
+@pytest.mark.parametrize(("one", "other"), [("1.2", "v1.2.0"), ("1.2+a", "1.2+b"), ("1.0-rc1", "1-rc.1")])
+def test_what_says_the_same_is_neither_older_nor_newer(one, other):
+    assert 0 == compare(one, other)
+
+
+@pytest.mark.parametrize("version", ["1.0.2k", "1.2.0-14-gdeadbeef", "main", "", "1..2", "-1", "1.2-", "2024W12"])
+def test_no_order_is_made_up(version):
+    assert [None, None] == [compare(version, "1.0"), compare("1.0", version)]
 
 
 @pytest.mark.parametrize(

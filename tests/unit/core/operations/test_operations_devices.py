@@ -30,6 +30,20 @@ def test_devices_are_listed_by_product_state_and_tag(world):
         world.do("device.list", state="asleep")
 
 
+def test_devices_are_listed_by_a_query_and_a_typo_is_an_error(world):
+    world.device("d1")
+    world.device("d2")
+    world.do("device.set", device="d2", attrs={"year": 2026})
+    ids = lambda **wanted: [row["id"] for row in world.do("device.list", **wanted)]  # noqa: E731
+    assert ["prod/d2"] == ids(where="attrs.year == 2026")
+    assert ["prod/d1", "prod/d2"] == ids(where='older(versions.firmware, "1.10")')
+    assert [] == ids(where="attrs.year == 2026", state="retired")
+    with pytest.raises(InvalidInput, match=r"no device of prod has attrs\.yaer; known are year"):
+        ids(where="attrs.yaer == 2026")
+    with pytest.raises(InvalidInput, match="line 1, column 1: there is no 'yaer'"):
+        ids(where="yaer == 2026")
+
+
 def test_a_device_is_added_once_with_hardware_and_tags(world):
     added = world.do("device.add", device="prod/d1", hw="r1", tags=["b", "a", "a"])
     assert ("r1", ["a", "b"], "active") == (added["hw"], added["tags"], added["state"])
