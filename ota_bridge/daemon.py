@@ -28,7 +28,7 @@ from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol, ReportLimit
 from ota_bridge.core.rollout.policy import Retries
-from ota_bridge.core.updates import Rules
+from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway

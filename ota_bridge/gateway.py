@@ -309,7 +309,7 @@ class Gateway:
 
         def view(unit: UnitOfWork) -> dict[str, Any]:
             found = unit.rollouts.get(rollout)
-            return rollout_view(found, unit.deployments.counts(rollout)) if found is not None else {}
+            return rollout_view(found, unit.deployments.tallies(rollout)) if found is not None else {}
 
         return await asyncio.to_thread(self.store.read, view)
 
@@ -493,7 +493,7 @@ class Gateway:
 
         def work(unit: UnitOfWork) -> list[dict[str, Any]]:
             found = list(unit.rollouts.all()) if everything else [unit.rollouts.get(name) for name in wanted]
-            return [rollout_view(rollout, unit.deployments.counts(rollout.id)) for rollout in found if rollout]
+            return [rollout_view(rollout, unit.deployments.tallies(rollout.id)) for rollout in found if rollout]
 
         for view in await asyncio.to_thread(self.store.read, work):
             self._publish(self.dialect.state(f"rollout/{view['id']}", view))

@@ -29,7 +29,8 @@ from ota_bridge.core.messages import (
     ReportState,
 )
 from ota_bridge.core.operations import Context, Upload, add_release, perform
-from ota_bridge.core.updates import Rules
+from ota_bridge.core.rules import Rules
+from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import FIRMWARE, DeviceId, Now, Sha256
 from ota_bridge.queries import CelQueries
 from ota_bridge.store.memory import MemoryStore
@@ -341,9 +342,14 @@ class World:
         outputs: list[Output] = []
         more = True
         while more:
-            done = self.commit(lambda unit: (None, self.bridge.plan(unit, self.now).outputs))
-            outputs += done[1]
-            more = any(rollout.is_planning for rollout in self.read(lambda unit: unit.rollouts.all()))
+            done: list[Slice] = []
+
+            def work(unit: Any) -> Any:
+                done.append(self.bridge.plan(unit, self.now))  # noqa: B023 - it runs at once
+                return done[0].outputs  # noqa: B023
+
+            outputs += self.commit(work)
+            more = done[0].more
         return outputs
 
     def read(self, work: Any) -> Any:

@@ -26,7 +26,7 @@ from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.merkle import ChunkHasher
 from ota_bridge.core.messages import Event, GrantsChanged, Output, RolloutChanged
 from ota_bridge.core.operations import perform
-from ota_bridge.core.updates import Rules
+from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import Now, release_id
 from ota_bridge.mqtt.codec import Decoder
 from ota_bridge.security import manifest, tokens

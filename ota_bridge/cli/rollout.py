@@ -16,6 +16,14 @@ commands = typer.Typer(no_args_is_help=True, help="Rollouts: a release on its wa
 WATCH_EVERY_S: Final = 1.0
 _ALL: Final = "all"
 
+_SHOWN: Final = 5
+"""Devices that a line names."""
+
+_ToOption = Annotated[
+    list[str] | None, typer.Option("--to", metavar="all|DEVICE", help="Everyone, or a device; may be repeated.")
+]
+_PercentOption = Annotated[int | None, typer.Option(min=0, max=100, help="A share of the product's devices.")]
+_WhereOption = Annotated[str | None, typer.Option(metavar="QUERY", help="The devices for which a query holds.")]
 _RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="As `rollout status` lists it.")]
 
 
@@ -24,15 +32,20 @@ def start(
     context: typer.Context,
     release: ReleaseArgument,
     devices: Annotated[list[str] | None, typer.Argument(metavar="DEVICE", help="More devices after --to.")] = None,
-    to: Annotated[
-        list[str] | None, typer.Option("--to", metavar="all|DEVICE", help="Everyone, or a device; may be repeated.")
-    ] = None,
-    percent: Annotated[int | None, typer.Option(min=0, max=100, help="A share of the product's devices.")] = None,
+    to: _ToOption = None,
+    percent: _PercentOption = None,
+    where: _WhereOption = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could be started.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a rollout: --to all, --to DEVICE [DEVICE...], or --percent N."""
-    args = {"release": release, **_target(to or [], devices or [], percent)}
+    """Start a rollout: --to all, --to DEVICE [DEVICE...], --percent N, or --where QUERY."""
+    args = {"release": release, **_target(to or [], devices or [], percent, where)}
     session = Session.of(context, as_json=as_json)
+    if check:
+        answer = session.read("rollout.check", args)
+        if not session.shown_as_json(None, answer):
+            session.output.say(f"{answer.result['release']} could be rolled out to {answer.result['target']}")
+        return
     result = session.call("rollout.start", args)
     if as_json:
         session.output.json(result)
@@ -41,8 +54,41 @@ def start(
     session.output.note(f"follow it with: ota-bridge rollout status {result['id']} --watch")
 
 
-def _target(to: Sequence[str], devices: Sequence[str], percent: int | None) -> dict[str, Any]:
+@commands.command("plan")
+def plan(
+    context: typer.Context,
+    release: ReleaseArgument,
+    devices: Annotated[list[str] | None, typer.Argument(metavar="DEVICE", help="More devices after --to.")] = None,
+    to: _ToOption = None,
+    percent: _PercentOption = None,
+    where: _WhereOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say who a rollout would reach, who not, and why not. Nothing is changed."""
+    session = Session.of(context, as_json=as_json)
+    answer = session.read("rollout.plan", {"release": release, **_target(to or [], devices or [], percent, where)})
+    if session.shown_as_json(None, answer):
+        return
+    found = answer.result
+    session.output.say(
+        f"{found['release']} to {found['target']}: {found['gets']['count']} of {found['devices']} devices"
+    )
+    groups = [("gets it", found["gets"]), *((code.replace("_", " "), group) for code, group in found["not"].items())]
+    rows = [(what, group["count"], _some(group["devices"], group["count"])) for what, group in groups if group["count"]]
+    session.output.table(("", "devices", "such as"), rows, empty="there are no devices of this product yet")
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    shown = ", ".join(names[:_SHOWN])
+    return f"{shown}, and {count - _SHOWN} more" if count > _SHOWN else shown
+
+
+def _target(to: Sequence[str], devices: Sequence[str], percent: int | None, where: str | None) -> dict[str, Any]:
     named = [name for text in (*to, *devices) for name in text.split(",") if name]
+    if where is not None:
+        if [name for name in named if name != _ALL]:
+            raise typer.BadParameter("name devices or --where, not both")
+        return {"where": where} if percent is None else {"where": where, "percent": percent}
     if percent is not None:
         if named:
             raise typer.BadParameter("name devices or --percent, not both")
@@ -101,9 +147,31 @@ def resume(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOptio
 
 
 @commands.command("cancel")
-def cancel(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+def cancel(
+    context: typer.Context,
+    rollout: _RolloutArgument,
+    let_finish: Annotated[bool, typer.Option("--let-finish", help="Let what is open go on to its end.")] = False,
+    as_json: JsonOption = False,
+) -> None:
     """End a rollout: what has not begun to install is canceled, what runs stays."""
-    _change(context, as_json, "rollout.cancel", {"rollout": rollout})
+    _change(context, as_json, "rollout.cancel", {"rollout": rollout, "let_finish": let_finish})
+
+
+@commands.command("next")
+def next_stage(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """Open the next stage now, whatever the gate of the last one says."""
+    _change(context, as_json, "rollout.next", {"rollout": rollout})
+
+
+@commands.command("rollback")
+def rollback(
+    context: typer.Context,
+    rollout: _RolloutArgument,
+    to: Annotated[str, typer.Option("--to", metavar="RELEASE", help="What ran before, signed with a higher seq.")],
+    as_json: JsonOption = False,
+) -> None:
+    """End a rollout and take its devices to another release; says what the author must sign where none will do."""
+    _change(context, as_json, "rollout.rollback", {"rollout": rollout, "to": to})
 
 
 def _change(context: typer.Context, as_json: bool, op: str, args: Mapping[str, Any]) -> None:

@@ -30,13 +30,16 @@ from ota_bridge.core.messages import (
     ReportState,
     Uplink,
 )
+from ota_bridge.core.notes import note_activity, note_rejected, note_trouble
 from ota_bridge.core.ports import Calendar, Keysets, ManifestVerifier, Queries, StoredReport, TicketIssuer, UnitOfWork
 from ota_bridge.core.queries import NO_CALENDAR, none_compiled
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.paths import Paths
-from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, sweep
-from ota_bridge.core.updates import Rules, Updates
+from ota_bridge.core.rules import Rules
+from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, plan
+from ota_bridge.core.terms import Terms
+from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import DeploymentId, DeviceId, Now
 
 SLICE_MAX: Final = 200
@@ -86,10 +89,24 @@ class Bridge:
 
     def updates(self, unit: UnitOfWork, now: Now) -> Updates:
         """A unit of work's worth of changes under these rules."""
+        terms = Terms(
+            unit=unit,
+            now=now,
+            pacing=self.rules.pacing,
+            tries=self.rules.retries,
+            queries=self.queries,
+            calendar=self.calendar,
+        )
         return Updates(
-            unit=unit, now=now, rules=self.rules, verify=self._verify, ticket=self._ticket, keysets=self._keysets,
+            unit=unit,
+            now=now,
+            rules=self.rules,
+            verify=self._verify,
+            ticket=self._ticket,
+            keysets=self._keysets,
             paths=self._paths,
-        )  # fmt: skip
+            terms=terms,
+        )
 
     def receive(self, unit: UnitOfWork, message: Uplink, now: Now) -> list[Output]:
         """Take one message in; returns what to do after the commit."""
@@ -100,11 +117,11 @@ class Bridge:
             case Progress():
                 self._progress(updates, message)
             case BlockActivity():
-                self._block_activity(updates, message)
+                note_activity(updates, message)
             case BlockTrouble():
-                self._block_trouble(updates, message)
+                note_trouble(updates, message)
             case Rejected():
-                self._rejected(updates, message)
+                note_rejected(updates, message)
             case _ as unreachable:
                 assert_never(unreachable)
         return updates.outputs
@@ -127,9 +144,9 @@ class Bridge:
         return Slice(updates.outputs, more=False)
 
     def plan(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
-        """Look at further devices of a rollout that was started, widened or resumed, for as long as `go_on` says so."""
+        """One step of every rollout: find its members, let them in, ask its gates; for as long as `go_on` says so."""
         updates = self.updates(unit, now)
-        return Slice(updates.outputs, more=sweep(updates, go_on))
+        return Slice(updates.outputs, more=plan(updates, go_on))
 
     def next_deadline(self, unit: UnitOfWork) -> float | None:
         """The wall time at which `tick` is wanted next."""
@@ -142,6 +159,8 @@ class Bridge:
             for deployment in page:
                 unit.deployments.put(deployment.shifted(step_s))
             after = page[-1].id
+        for rollout in unit.rollouts.all():
+            unit.rollouts.put(replace(rollout, standing=rollout.standing.shifted(step_s)))
 
     def grants_page(
         self, unit: UnitOfWork, now: Now, after: DeploymentId | None
@@ -395,60 +414,6 @@ class Bridge:
         # A time-out says nothing about a device that is silent: it is planned again when it checks in.
         if deployment.state is not State.TIMED_OUT and device.state is DeviceState.ACTIVE:
             updates.reconcile(device)
-
-    # --- the block plane's batches -----------------------------------------------------------------------
-
-    def _block_activity(self, updates: Updates, activity: BlockActivity) -> None:
-        deployment = updates.unit.deployments.get(activity.deployment)
-        device = updates.unit.devices.get(activity.device)
-        if deployment is None or device is None or deployment.device != activity.device:
-            return
-        updates.unit.devices.put(replace(device, last_block_wall=activity.wall))
-        seen = deployment.with_activity(activity)
-        if device.last_report_wall is not None and activity.wall <= device.last_report_wall:
-            # Asked before the device's last word: that may have been a deferral, or a restart that waits for its offer.
-            seen = replace(seen, retry_wall=deployment.retry_wall)
-            if seen.state is State.DEFERRED:
-                updates.schedule(seen)
-                return
-        if seen.state in {State.QUEUED, State.OFFERED, State.DEFERRED}:
-            updates.move(seen, DeploymentEvent.BLOCKS, "asks for blocks")
-        elif seen.is_open:
-            cause = "asks for blocks" if deployment.stalled else seen.cause
-            updates.schedule(replace(seen, cause=cause))
-        else:
-            updates.unit.deployments.put(seen)
-
-    def _block_trouble(self, updates: Updates, trouble: BlockTrouble) -> None:
-        device = updates.unit.devices.get(trouble.device)
-        if device is None:
-            return
-        known = replace(
-            device.trouble,
-            refusal=trouble.refusal,
-            refusal_wall=trouble.wall,
-            refusals=device.trouble.refusals + trouble.count,
-            waits_for=trouble.waits_for,
-            retry_after_s=trouble.retry_after_s,
-        )
-        updates.unit.devices.put(replace(device, trouble=known))
-        told: dict[str, object] = {"reason": trouble.refusal.name.lower(), "count": trouble.count}
-        if trouble.waits_for is not None:
-            told |= {"waits_for": trouble.waits_for, "retry_after_s": trouble.retry_after_s}
-        updates.tell(device.id, "blocks_refused", **told)
-
-    def _rejected(self, updates: Updates, rejected: Rejected) -> None:
-        device = updates.unit.devices.get(rejected.device)
-        if device is None:
-            return
-        trouble = replace(
-            device.trouble,
-            rejected=device.trouble.rejected + 1,
-            rejected_reason=rejected.reason[:200],
-            rejected_wall=updates.now.wall,
-        )
-        updates.unit.devices.put(replace(device, trouble=trouble))
-        updates.tell(device.id, "rejected", reason=rejected.reason[:200])
 
 
 def _has_gone_past(updates: Updates, device: Device, deployment: Deployment, installed: InstalledPart) -> bool:

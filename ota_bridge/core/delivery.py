@@ -36,6 +36,8 @@ class Pacing:
     trial_s: float = 3_600
     canceling_s: float = 86_400
     silent_after_s: float = 259_200
+    sleepers_wait: bool = False
+    """True: a notice that no block was asked for after it waits for its device without end."""
 
     def earliest_offer_wall(self, last_offer_wall: float | None, wall: float) -> float:
         """When this device may get the next notice: never more often than `min_offer_interval_s` (boot loops)."""
@@ -65,6 +67,8 @@ class Pacing:
                 return (since, Due.OFFER)
             case State.OFFERED:
                 if deployment.resent or deployment.offered_wall is None:
+                    if self.sleepers_wait and not deployment.has_begun:
+                        return None
                     return (since + self.offered_s, Due.TIME_OUT)
                 return (deployment.offered_wall + self.resend_after_s, Due.OFFER)
             case State.DEFERRED:

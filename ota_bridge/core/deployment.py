@@ -192,6 +192,12 @@ class Deployment:
     old_version: str
     latest: bool = True
     """False once a later attempt of the same device, component and rollout exists."""
+    stage: int = 0
+    """Of its rollout, from 0."""
+    earlier_end: State | None = None
+    """How the attempt before it ended; gates count it until this one has ended too."""
+    slot_rank: int = 0
+    """Its notice waits for a free download slot: 1, or 2 where it is urgent; 0: it waits for none."""
     due_wall: float | None = None
     offered_wall: float | None = None
     offers: int = 0

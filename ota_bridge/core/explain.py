@@ -8,14 +8,17 @@ from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import BlockRefusal
+from ota_bridge.core.explain_rollout import line_reason
 from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.known import is_in_catalog, is_known
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
-from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.rollout.planner import failures_elsewhere
+from ota_bridge.core.rollout.policy import Obstacle
 from ota_bridge.core.silent import is_silent
-from ota_bridge.core.updates import PAST_MAX, WAITING, Rules
+from ota_bridge.core.terms import WINDOW_CAUSE, Terms
+from ota_bridge.core.updates import PAST_MAX, WAITING
 from ota_bridge.core.values import DeviceId, Now, Share
 from ota_bridge.core.views import deployment_view, iso, percent_of
 
@@ -35,13 +38,14 @@ class Why:
     facts: dict[str, Any]
 
 
-def why(unit: UnitOfWork, device: Device, rules: Rules, now: Now) -> Why:
+def why(terms: Terms, device: Device) -> Why:
     """The one reason, most pressing first."""
+    unit, now = terms.unit, terms.now
     open_now = unit.deployments.open_of(device.id)
     latest = unit.deployments.recent_of(device.id, limit=1)
     chosen = open_now[0] if open_now else (latest[0] if latest else None)
-    code, sentence = _reason(unit, device, chosen, rules.retries, now)
-    if is_silent(device, rules.pacing.silent_after_s, now.wall):
+    code, sentence = _reason(terms, device, chosen)
+    if is_silent(device, terms.pacing.silent_after_s, now.wall):
         heard = _ago(now.wall - max(device.last_report_wall or 0.0, device.last_block_wall or 0.0))
         code, sentence = "silent", f"it has not been heard for {heard}; when it comes back: {sentence}"
     notes = [*_earlier_notes(unit, chosen), *_notes(device, now)]
@@ -110,21 +114,23 @@ def _refused_notes(device: Device, now: Now) -> list[str]:
     return []
 
 
-def _reason(
-    unit: UnitOfWork, device: Device, deployment: Deployment | None, retries: Retries, now: Now
-) -> tuple[str, str]:
+def _reason(terms: Terms, device: Device, deployment: Deployment | None) -> tuple[str, str]:
+    unit, now = terms.unit, terms.now
     obstacle = policy.may_take_part(device)
     if obstacle is not None:
         return obstacle.value, _obstacle_sentence(obstacle, device)
     if deployment is not None and deployment.is_open:
         return _open_reason(unit, device, deployment, now)
+    waiting = line_reason(terms, device)
+    if waiting is not None:
+        return waiting
     for component, assignment in sorted(device.assigned.items()):
-        found = _assigned_reason(unit, device, component, assignment, retries)
+        found = _assigned_reason(terms, device, component, assignment)
         if found is not None:
             return found
     if deployment is not None:
         return _ended_reason(deployment, now)
-    return _unassigned_reason(unit, device)
+    return _unassigned_reason(terms, device)
 
 
 def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: Now) -> tuple[str, str]:
@@ -196,15 +202,18 @@ def _waiting_reason(
 def _queued_reason(device: Device, deployment: Deployment, what: str, now: Now) -> tuple[str, str]:
     if deployment.retry_wall is not None and deployment.retry_wall > now.wall:
         wait = _ago(deployment.retry_wall - now.wall)
+        if deployment.cause.startswith(WINDOW_CAUSE):
+            return "waits_for_window", f"{what} {deployment.cause}, which opens for it in {wait}"
         return "waiting", f"attempt {deployment.attempt} of {what} waits {wait} more before it is offered"
+    if deployment.slot_rank:
+        return "waits_for_slot", f"{what} {deployment.cause}"
     if device.boot is None and device.proto > 0:
         return "queued", f"{what} waits for the device's next check-in"
     return "queued", f"{what} is {WAITING}" if deployment.cause == WAITING else f"{what} waits: {deployment.cause}"
 
 
-def _assigned_reason(
-    unit: UnitOfWork, device: Device, component: str, assignment: Assignment, retries: Retries
-) -> tuple[str, str] | None:
+def _assigned_reason(terms: Terms, device: Device, component: str, assignment: Assignment) -> tuple[str, str] | None:
+    unit = terms.unit
     release = unit.releases.get(assignment.release)
     if release is None or component not in release.parts:
         return None
@@ -230,7 +239,9 @@ def _assigned_reason(
     if obstacle is None:
         attempts = _attempts(unit, device.id, component, replace(assignment, release=step.id))
         past = [attempt for attempt in attempts if attempt.state not in OPEN]
-        obstacle, _ = retries.verdict(past)
+        every = unit.deployments.recent_of(device.id, limit=PAST_MAX)
+        elsewhere = failures_elsewhere(every, component, assignment)
+        obstacle, _ = terms.tries_of(assignment.rollout).verdict(past, elsewhere)
         last = past[0] if past else None
     if (
         obstacle is not None
@@ -290,14 +301,15 @@ def _ended_reason(deployment: Deployment, now: Now) -> tuple[str, str]:
     return code, f"{what} ended {deployment.state} {when} ago ({deployment.cause}); nothing else is assigned"
 
 
-def _unassigned_reason(unit: UnitOfWork, device: Device) -> tuple[str, str]:
+def _unassigned_reason(terms: Terms, device: Device) -> tuple[str, str]:
     """No deployment ever: say what each rollout of the product lacks, newest first."""
+    unit = terms.unit
     rollouts: list[Rollout] = list(unit.rollouts.all(product=device.id.product))
     for rollout in reversed(rollouts):
         release = unit.releases.get(rollout.release)
         if release is None or rollout.state is not RolloutState.RUNNING:
             continue
-        if not rollout.target.holds(device.id, release.id):
+        if not terms.belongs(device, rollout):
             return "not_targeted", f"rollout {rollout.id} of {release.id} ({rollout.target}) does not include it"
         for part in release.parts.values():
             obstacle = policy.fits(device, release, part)
@@ -336,6 +348,8 @@ def _obstacle_sentence(obstacle: Obstacle, device: Device) -> str:
             return "it needs another component that the device does not have and does not get"
         case Obstacle.ATTEMPTS_USED:
             return "all attempts are used; start a new rollout to try again"
+        case Obstacle.QUARANTINED:
+            return "it is quarantined: too many attempts at this release have failed there, over all rollouts"
         case Obstacle.FINAL_REFUSAL:
             return "the device refused it for good; the same bytes are not offered again"
         case _ as unreachable:

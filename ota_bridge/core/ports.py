@@ -17,7 +17,7 @@ from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import ReportKey
 from ota_bridge.core.rollout.facts import Key
-from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.rollout.plan import Window
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 
@@ -82,6 +82,22 @@ class Deployments(Protocol):
         """Latest attempts by state; states with none are left out."""
         ...
 
+    def tallies(self, rollout: RolloutId) -> Mapping[tuple[int, State, State | None], int]:
+        """Latest attempts by (stage, state, how the attempt before ended); those with none are left out."""
+        ...
+
+    def for_slots(self, limit: int) -> Sequence[Deployment]:
+        """Those whose notice waits for a download slot: urgent ones first, then the oldest."""
+        ...
+
+    def waiting_for_slots(self, limit: int) -> int:
+        """How many these are, counted up to `limit`."""
+        ...
+
+    def busy(self, offered_since_wall: float) -> int:
+        """How many are downloading, or were offered since and have not begun."""
+        ...
+
     def record(self, transition: Transition) -> None: ...
     def history(self, deployment: DeploymentId) -> Sequence[Transition]:
         """In the order in which they were recorded."""
@@ -100,6 +116,26 @@ class Rollouts(Protocol):
     def all(self, *, state: RolloutState | None = None, product: str | None = None) -> Sequence[Rollout]:
         """Oldest first by creation."""
         ...
+
+
+class Members(Protocol):
+    """The devices that a rollout will let in and has not yet, in the order of their places, then names."""
+
+    def put(self, rollout: RolloutId, place: int, name: str) -> None:
+        """Once; another time changes nothing."""
+        ...
+
+    def remove(self, rollout: RolloutId, place: int, name: str) -> None: ...
+    def page(self, rollout: RolloutId, *, end: int, limit: int) -> Sequence[tuple[int, str]]:
+        """The first of them below the place `end`: place and name."""
+        ...
+
+    def nth(self, rollout: RolloutId, start: int, number: int) -> int | None:
+        """The place of the member that `number` others at or after `start` come before; None: there are not so many."""
+        ...
+
+    def count(self, rollout: RolloutId, *, start: int = 0, end: int = PLACES_END) -> int: ...
+    def clear(self, rollout: RolloutId) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +181,8 @@ class UnitOfWork(Protocol):
     def deployments(self) -> Deployments: ...
     @property
     def rollouts(self) -> Rollouts: ...
+    @property
+    def members(self) -> Members: ...
     @property
     def reports(self) -> Reports: ...
     @property

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from ota_bridge.core import keysets
+from ota_bridge.core import keysets, notices
 from ota_bridge.core.catalog import Release
-from ota_bridge.core.delivery import Due, Pacing, is_served
+from ota_bridge.core.delivery import Due, is_served
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State, Transition
 from ota_bridge.core.errors import ManifestRefused
-from ota_bridge.core.fleet import Device, Enrol
+from ota_bridge.core.fleet import Device
 from ota_bridge.core.known import is_known
 from ota_bridge.core.messages import (
     CancelUpdate,
@@ -30,9 +30,11 @@ from ota_bridge.core.messages import (
 )
 from ota_bridge.core.ports import Keysets, ManifestVerifier, TicketIssuer, UnitOfWork
 from ota_bridge.core.rollout import needs, planner, policy
-from ota_bridge.core.rollout.model import RolloutState
+from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Paths
-from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.rollout.policy import Obstacle
+from ota_bridge.core.rules import Rules
+from ota_bridge.core.terms import Hold, Terms, is_paused
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
 SHORT_PACKET_BYTES = 4096
@@ -48,23 +50,6 @@ _HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK, O
 """What ends a deployment that was open before: the device became another, went past it, or fell behind its stones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """The settings of the core."""
-
-    enrol: Enrol = Enrol.OPEN
-    enrol_per_s: float = 100
-    enrol_burst: int = 1000
-    unique_names: bool = False
-    """True: user names cannot hold a `/`, so a device name belongs to one product only (native protocol §1)."""
-    block_max: int = 16_384
-    window_max: int = 16
-    public_url: str = ""
-    """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
-    pacing: Pacing = field(default_factory=Pacing)
-    retries: Retries = field(default_factory=Retries)
-
-
 @dataclass(slots=True, kw_only=True)
 class Updates:
     """One unit of work's worth of changes."""
@@ -75,8 +60,11 @@ class Updates:
     verify: ManifestVerifier
     ticket: TicketIssuer
     keysets: Keysets
+    terms: Terms
     paths: Paths = field(default_factory=Paths)
     outputs: list[Output] = field(default_factory=list)
+    opened: int = 0
+    """How many deployments it has opened."""
     _offered: set[DeviceId] = field(default_factory=set)
     """Whom this unit of work has sent a notice: those of one device's components go together."""
 
@@ -96,7 +84,7 @@ class Updates:
 
     def move(self, deployment: Deployment, event: DeploymentEvent, cause: str, **changes: Any) -> Deployment:
         """Apply `event`; raises IllegalTransition. Records it, tells it, and revises what the device may fetch."""
-        moved = replace(deployment.moved(event, cause, self.now.wall), **changes)
+        moved = replace(deployment.moved(event, cause, self.now.wall), slot_rank=0, **changes)
         moved = self.schedule(moved)
         self.unit.deployments.record(
             Transition(
@@ -130,16 +118,19 @@ class Updates:
 
     def schedule(self, deployment: Deployment) -> Deployment:
         """Set when `tick` must look at it again, and store it."""
-        due = None if self._is_paused(deployment) else self.rules.pacing.next_due(deployment)
+        due = self._next_due(deployment)
         scheduled = replace(deployment, due_wall=due[0] if due else None)
         self.unit.deployments.put(scheduled)
         return scheduled
 
-    def _is_paused(self, deployment: Deployment) -> bool:
-        if deployment.rollout is None or not is_served(deployment):
-            return False
-        rollout = self.unit.rollouts.get(deployment.rollout)
-        return rollout is not None and rollout.state is RolloutState.PAUSED
+    def _next_due(self, deployment: Deployment) -> tuple[float, Due] | None:
+        rollout = self._rollout(deployment)
+        if deployment.slot_rank or is_paused(rollout, deployment):
+            return None
+        return self.terms.pacing_of(rollout).next_due(deployment)
+
+    def _rollout(self, deployment: Deployment) -> Rollout | None:
+        return None if deployment.rollout is None else self.unit.rollouts.get(deployment.rollout)
 
     def rollout_changed(self, rollout: RolloutId | None) -> None:
         """Its summary is to be published again."""
@@ -164,7 +155,7 @@ class Updates:
             if not is_served(deployment) and not (withdrawn and deployment.state is State.CANCELING):
                 continue
             state = GrantState.WITHDRAWN if withdrawn else GrantState.OPEN
-            if self._is_paused(deployment):
+            if is_paused(self._rollout(deployment), deployment):
                 state = GrantState.PAUSED
             part = release.parts[deployment.component]
             assert device is not None
@@ -202,8 +193,11 @@ class Updates:
 
     # --- planning ----------------------------------------------------------------------------------------
 
-    def reconcile(self, device: Device) -> Device:
-        """Bring the device's deployments in line with what it is assigned; offers what can be offered now."""
+    def reconcile(self, device: Device, *, admitted: RolloutId | None = None) -> Device:
+        """Bring the device's deployments in line with what it is assigned; offers what can be offered now.
+
+        `admitted`: the rollout whose line the device has just come out of.
+        """
         product = device.id.product
         rollouts = self.unit.rollouts.all(product=product)
         releases: dict[ReleaseId, Release] = {}
@@ -213,7 +207,12 @@ class Updates:
             if release is not None:
                 releases[name] = release
         if policy.may_take_part(device) is None:
-            assigned = planner.assignments(device, rollouts, releases)
+            found = device
+
+            def takes(rollout: Rollout) -> bool:
+                return self.terms.takes(rollout, found, admitted=admitted)
+
+            assigned = planner.assignments(device, rollouts, releases, takes)
             if assigned != device.assigned:
                 device = replace(device, assigned=assigned)
                 self.unit.devices.put(device)
@@ -224,7 +223,7 @@ class Updates:
         unknown = {name for name in device.assigned if not is_known(self.unit, product, name, device.parts.get(name))}
         route = self.paths.route(lambda: self.unit.releases.all(product=product), needs.seqs(device, releases))
         steps = planner.steps(
-            device, releases, past, self.rules.retries, canceled=canceled, unknown=unknown, route=route
+            device, releases, past, self.terms.tries_of, canceled=canceled, unknown=unknown, route=route
         )
         for step in steps:
             match step:
@@ -251,12 +250,13 @@ class Updates:
         cause = f"assigned {assignment.release}"
         if step.release.id != assignment.release:
             cause += f", of which {step.release.id} is the next step"
+        rollout = self.unit.rollouts.get(assignment.rollout) if assignment.rollout is not None else None
+        earlier_end: State | None = None
         for earlier in past:
-            if earlier.latest and (earlier.component, earlier.rollout) == (
-                step.component,
-                assignment.rollout,
-            ):
+            if earlier.latest and (earlier.component, earlier.rollout) == (step.component, assignment.rollout):
                 self.unit.deployments.put(replace(earlier, latest=False))
+                earlier_end = earlier.state
+        self.opened += 1
         part = step.release.parts[step.component]
         deployment = Deployment(
             id=self.unit.new_deployment_id(),
@@ -271,7 +271,9 @@ class Updates:
             changed_wall=self.now.wall,
             size_bytes=part.manifest.size_bytes,
             old_version=device.parts[step.component].version,
-            retry_wall=self._not_before(step.not_before_wall),
+            retry_wall=self._not_before(step.not_before_wall, assignment.rollout),
+            stage=0 if rollout is None else self.terms.stage(device, rollout),
+            earlier_end=earlier_end,
         )
         deployment = self.schedule(deployment)
         self.unit.deployments.record(
@@ -300,20 +302,23 @@ class Updates:
         self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
 
-    def _not_before(self, wall: float | None) -> float | None:
+    def _not_before(self, wall: float | None, rollout: RolloutId | None) -> float | None:
         """No longer than the longest wait: an attempt that ended before the clock was set back ended in the future."""
-        return None if wall is None else min(wall, self.now.wall + self.rules.retries.longest_wait_s)
+        return None if wall is None else min(wall, self.now.wall + self.terms.tries_of(rollout).longest_wait_s)
 
     # --- offering ----------------------------------------------------------------------------------------
 
-    def offer(self, device: Device, deployment: Deployment, *, answers_check_in: bool) -> Device:
-        """Send the notice if it may go out now; else `tick` comes back when it may.
+    def offer(
+        self, device: Device, deployment: Deployment, *, answers_check_in: bool, has_slot: bool = False
+    ) -> Device:
+        """Send the notice if it may go out now; else `tick`, or the slots' line, comes back when it may.
 
         `answers_check_in` starts a new pair of notices: the first, and one more after `resend_after_s`.
         """
         if answers_check_in and deployment.resent:
             deployment = self.schedule(replace(deployment, resent=False))
-        if self._is_paused(deployment) or not deployment.can(DeploymentEvent.OFFER):
+        rollout = self._rollout(deployment)
+        if is_paused(rollout, deployment) or not deployment.can(DeploymentEvent.OFFER):
             return device
         release = self.release_of(deployment)
         waits = self._keyset_hindrance(device)
@@ -339,7 +344,11 @@ class Updates:
             # A second notice that has to wait is still the second.
             self.schedule(replace(deployment, retry_wall=earliest, resent=not answers_check_in))
             return device
-        notice = self._notice(device, deployment, release)
+        hold = self.terms.hold(device, deployment, rollout, has_slot=has_slot)
+        if hold is not None:
+            self._wait(deployment, hold, rollout)
+            return device
+        notice = self.distrust(deployment) or notices.notice(self.rules, device, deployment, release)
         if isinstance(notice, str):
             self._hold_back(device, deployment, notice)
             return device
@@ -362,6 +371,13 @@ class Updates:
         self.unit.devices.put(device)
         return device
 
+    def _wait(self, deployment: Deployment, hold: Hold, rollout: Rollout | None) -> None:
+        """Until its window opens, or until the slots' line calls it."""
+        rank = 0 if hold.until_wall is not None else 2 if rollout is not None and rollout.plan.is_urgent else 1
+        held = replace(deployment, cause=hold.cause, retry_wall=hold.until_wall, slot_rank=rank)
+        if held != deployment:
+            self.schedule(held)
+
     def _hold_back(self, device: Device, deployment: Deployment, cause: str) -> None:
         """No notice can go out: the next check-in tries again; what has a time-out keeps it."""
         held = replace(deployment, cause=cause)
@@ -371,42 +387,6 @@ class Updates:
             self.schedule(replace(held, retry_wall=None, resent=True))
         if cause != deployment.cause:
             self.tell(device.id, "not_offered", id=deployment.id, release=deployment.release, cause=cause)
-
-    def _notice(self, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
-        part = release.parts[deployment.component]
-        refused = self.distrust(deployment)
-        if refused:
-            return refused
-        if device.proto == 0:
-            if not self.rules.public_url:
-                return "the device downloads by URL and offers.public_url is not set"
-            return PublicOffer(
-                device=device.id,
-                deployment=deployment.id,
-                version=part.version,
-                url=self.rules.public_url.replace("{sha256}", part.manifest.sha256.hex()),
-                md5=part.md5,
-                size_bytes=part.manifest.size_bytes,
-            )
-        if device.boot is None:
-            return "the device has not checked in"
-        return Offer(
-            device=device.id,
-            encoding=device.encoding,
-            deployment=deployment.id,
-            release=deployment.release,
-            component=deployment.component,
-            manifest=part.envelope,
-            manifest_digest=Sha256(part.manifest.digest),
-            ticket=None,
-            ticket_digest=None,
-            boot=device.boot,
-            nonce=device.nonce,
-            block_max=min(self.rules.block_max, device.max_block or self.rules.block_max),
-            window_max=min(self.rules.window_max, device.max_window or self.rules.window_max),
-            resend_after_s=int(self.rules.pacing.resend_after_s),
-            max_packet=device.max_packet,
-        )
 
     def _with_ticket(self, notice: Offer | PublicOffer, device: Device, deployment: Deployment) -> Offer | PublicOffer:
         if isinstance(notice, PublicOffer):
@@ -460,7 +440,7 @@ class Updates:
 
     def look(self, deployment: Deployment) -> None:
         """A deployment's time has come: offer it, mark it stalled, or end it."""
-        due = None if self._is_paused(deployment) else self.rules.pacing.next_due(deployment)
+        due = self._next_due(deployment)
         device = self.unit.devices.get(deployment.device)
         if due is None or device is None:
             self.unit.deployments.put(replace(deployment, due_wall=None))

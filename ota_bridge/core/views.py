@@ -3,7 +3,6 @@
 Times are ISO 8601 UTC text; sizes are bytes; digests are lower-case hex.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,7 +10,9 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import OPEN, Deployment, State, Transition
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import StoredReport, UnitOfWork
+from ota_bridge.core.rollout.gates import Counts, tally
 from ota_bridge.core.rollout.model import Rollout
+from ota_bridge.core.rollout.plan_json import plan_json
 from ota_bridge.core.values import StandingLimits
 
 Json = dict[str, Any]
@@ -55,6 +56,7 @@ def deployment_view(deployment: Deployment) -> Json:
         "stalled": deployment.stalled,
         "result_code": deployment.result_code,
         "old_version": deployment.old_version,
+        "stage": deployment.stage + 1,
     }
 
 
@@ -153,23 +155,49 @@ def limits_view(standing: StandingLimits) -> Json:
     }
 
 
-def rollout_view(rollout: Rollout, counts: Mapping[State, int]) -> Json:
-    """A rollout and its counts. `complete`: it has devices, all were planned, and none is still on the way."""
+def rollout_view(rollout: Rollout, tallies: Counts) -> Json:
+    """A rollout and its counts. `complete`: its last stage is open, its devices were planned, none is on the way."""
+    counts: dict[State, int] = {}
+    for (_, state, _), number in tallies.items():
+        counts[state] = counts.get(state, 0) + number
     total = sum(counts.values())
     still_open = sum(number for state, number in counts.items() if state in OPEN)
+    standing = rollout.standing
+    is_last = standing.stage + 1 == len(rollout.plan.stages)
     return {
         "id": rollout.id,
         "release": rollout.release,
         "state": rollout.state.value,
+        "cause": rollout.cause or None,
         "target": str(rollout.target),
         "created": iso(rollout.created_wall),
         "created_by": rollout.created_by,
         "changed": iso(rollout.changed_wall),
         "changed_by": rollout.changed_by,
+        "started": iso(standing.started_wall),
+        "urgent": rollout.plan.is_urgent,
+        "plan": plan_json(rollout.plan),
+        "stages": [_stage_view(rollout, number, tallies) for number in range(len(rollout.plan.stages))],
+        "waits_for_person": standing.waits_for_person,
         "counts": {state.value: counts[state] for state in State if counts.get(state)},
         "total": total,
         "confirmed": counts.get(State.CONFIRMED, 0),
         "open": still_open,
         "planning": rollout.is_planning,
-        "complete": total > 0 and still_open == 0 and not rollout.is_planning,
+        "complete": total > 0 and still_open == 0 and not rollout.is_planning and is_last,
+    }
+
+
+def _stage_view(rollout: Rollout, number: int, tallies: Counts) -> Json:
+    stage, standing = rollout.plan.stages[number], rollout.standing
+    is_open = number <= standing.stage
+    found = tally(tallies, number, standing.sizes[number] if is_open else 0)
+    state = "waiting" if not is_open else "open" if number == standing.stage and not standing.is_through else "done"
+    return {
+        "stage": str(stage),
+        "state": state,
+        "size": found.size if is_open else None,
+        "confirmed": found.confirmed,
+        "failed": found.failures(),
+        "open": found.open,
     }

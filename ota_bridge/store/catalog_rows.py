@@ -10,7 +10,9 @@ from typing import Any, Final
 
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.manifest import Dependency, ManifestFacts, PayloadType
-from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
+from ota_bridge.core.rollout.model import Rollout, RolloutState, Standing, Target
+from ota_bridge.core.rollout.plan import Plan
+from ota_bridge.core.rollout.plan_json import plan_from, record_from, record_json
 from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId
 from ota_bridge.store.rows import Row, b64, decode, encode
 
@@ -134,6 +136,7 @@ def facts_from(text: str) -> ManifestFacts:
 ROLLOUT_COLUMNS: Final = (
     *("id", "release", "product", "percent", "devices", "state"),
     *("created_wall", "created_by", "changed_wall", "changed_by"),
+    *("target_query", "plan", "standing", "cause"),
 )
 
 
@@ -150,12 +153,16 @@ def rollout_row(rollout: Rollout) -> Row:
         rollout.created_by,
         rollout.changed_wall,
         rollout.changed_by,
+        rollout.target.where,
+        _record_text(rollout.plan),
+        _record_text(rollout.standing),
+        rollout.cause,
     )
 
 
 def rollout_from(row: Row) -> Rollout:
     """The reverse of `rollout_row`."""
-    target, sweep = _target(row[3], row[4])
+    target, sweep = _target(row[3], row[4], row[10])
     return Rollout(
         id=RolloutId(row[0]),
         release=ReleaseId(row[1]),
@@ -167,6 +174,9 @@ def rollout_from(row: Row) -> Rollout:
         changed_wall=row[8],
         changed_by=row[9],
         sweep=sweep,
+        plan=_plan(row[11]),
+        standing=_standing(row[12]),
+        cause=row[13],
     )
 
 
@@ -177,9 +187,23 @@ def _target_text(rollout: Rollout) -> str:
 
 
 @lru_cache(maxsize=_KEPT)
-def _target(percent: int, text: str) -> tuple[Target, str | None]:
+def _target(percent: int, text: str, where: str) -> tuple[Target, str | None]:
     found = decode(text)
     sweep: str | None = None
     if isinstance(found, dict):
         found, sweep = found["named"], found["sweep"]
-    return Target(percent=percent, devices=tuple(DeviceId.parse(name) for name in found)), sweep
+    return Target(percent=percent, devices=tuple(DeviceId.parse(name) for name in found), where=where), sweep
+
+
+def _record_text(record: Plan | Standing) -> str:
+    found = record_json(record)
+    return encode(found) if found else ""
+
+
+@lru_cache(maxsize=_KEPT)
+def _plan(text: str) -> Plan:
+    return plan_from(decode(text)) if text else Plan()
+
+
+def _standing(text: str) -> Standing:
+    return record_from(Standing, decode(text), ("standing",)) if text else Standing()

@@ -13,8 +13,17 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.ports import Deployments, Devices, LimitsInForce, Releases, Reports, Rollouts, StoredReport
-from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.ports import (
+    Deployments,
+    Devices,
+    LimitsInForce,
+    Members,
+    Releases,
+    Reports,
+    Rollouts,
+    StoredReport,
+)
+from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store.identifiers import unused_id
 from ota_bridge.store.rows import body_text, to_signed
@@ -37,6 +46,7 @@ class MemoryState:
     contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
     boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
     limits: dict[None, StandingLimits] = field(default_factory=dict)
+    members: dict[tuple[RolloutId, int, str], None] = field(default_factory=dict)
     journal: list[Callable[[], object]] | None = None
     """None: only reading is allowed."""
 
@@ -49,6 +59,13 @@ class MemoryState:
         else:
             journal.append(lambda: table.pop(key))
         table[key] = value
+
+    def take(self, table: dict[K, V], key: K) -> None:
+        """Remove one record, if it is there."""
+        journal = self.writable()
+        if key in table:
+            before = table.pop(key)
+            journal.append(lambda: table.__setitem__(key, before))
 
     def append(self, table: dict[K, list[V]], key: K, value: V) -> None:
         """Add one record to a list."""
@@ -178,6 +195,24 @@ class MemoryDeployments(_Table):
         deployments = self._state.deployments.values()
         return dict(Counter(one.state for one in deployments if one.rollout == rollout and one.latest))
 
+    def tallies(self, rollout: RolloutId) -> Mapping[tuple[int, State, State | None], int]:
+        found = (one for one in self._state.deployments.values() if one.rollout == rollout and one.latest)
+        return dict(Counter((one.stage, one.state, one.earlier_end) for one in found))
+
+    def for_slots(self, limit: int) -> Sequence[Deployment]:
+        waiting = [one for one in self._state.deployments.values() if one.slot_rank]
+        return sorted(waiting, key=lambda one: -one.slot_rank)[:limit]
+
+    def waiting_for_slots(self, limit: int) -> int:
+        return min(limit, sum(one.slot_rank > 0 for one in self._state.deployments.values()))
+
+    def busy(self, offered_since_wall: float) -> int:
+        return sum(
+            one.state is State.DOWNLOADING
+            or (one.state is State.OFFERED and (one.offered_wall or 0.0) > offered_since_wall)
+            for one in self._state.deployments.values()
+        )
+
     def record(self, transition: Transition) -> None:
         self._state.need(self._state.deployments, transition.deployment, "deployment")
         self._state.append(self._state.transitions, transition.deployment, transition)
@@ -223,6 +258,35 @@ class MemoryRollouts(_Table):
         ]
 
 
+class MemoryMembers(_Table):
+    """`Members`."""
+
+    def put(self, rollout: RolloutId, place: int, name: str) -> None:
+        self._state.need(self._state.rollouts, rollout, "rollout")
+        if (rollout, place, name) not in self._state.members:
+            self._state.put(self._state.members, (rollout, place, name), None)
+
+    def remove(self, rollout: RolloutId, place: int, name: str) -> None:
+        self._state.take(self._state.members, (rollout, place, name))
+
+    def page(self, rollout: RolloutId, *, end: int, limit: int) -> Sequence[tuple[int, str]]:
+        return [found for found in self._of(rollout) if found[0] < end][:limit]
+
+    def nth(self, rollout: RolloutId, start: int, number: int) -> int | None:
+        found = [place for place, _ in self._of(rollout) if place >= start]
+        return found[number] if number < len(found) else None
+
+    def count(self, rollout: RolloutId, *, start: int = 0, end: int = PLACES_END) -> int:
+        return sum(start <= place < end for place, _ in self._of(rollout))
+
+    def clear(self, rollout: RolloutId) -> None:
+        for place, name in self._of(rollout):
+            self.remove(rollout, place, name)
+
+    def _of(self, rollout: RolloutId) -> list[tuple[int, str]]:
+        return sorted((place, name) for found, place, name in self._state.members if found == rollout)
+
+
 class MemoryReports(_Table):
     """`Reports`."""
 
@@ -266,6 +330,7 @@ class MemoryTables:
     devices: Devices
     deployments: Deployments
     rollouts: Rollouts
+    members: Members
     reports: Reports
     limits: LimitsInForce
 
@@ -277,6 +342,7 @@ class MemoryTables:
             MemoryDevices(state),
             MemoryDeployments(state),
             MemoryRollouts(state),
+            MemoryMembers(state),
             MemoryReports(state),
             MemoryLimits(state),
         )

@@ -191,7 +191,7 @@ DEPLOYMENT_COLUMNS: Final = (
     *("id", "product", "name", "component", "release", "rollout", "attempt", "state", "is_open", "cause"),
     *("created_wall", "changed_wall", "size_bytes", "old_version", "latest", "due_wall", "offered_wall"),
     *("offers", "retry_wall", "boot", "claimed_wall", "stalled", "last_block_wall", "high_water_bytes"),
-    *("bytes_sent", "blocks_sent", "requests", "percent", "result_code"),
+    *("bytes_sent", "blocks_sent", "requests", "percent", "result_code", "stage", "earlier_end", "slot_rank"),
 )
 TRANSITION_COLUMNS: Final = ("deployment", "wall", "event", "before", "after", "cause")
 
@@ -203,7 +203,8 @@ def deployment_row(one: Deployment) -> Row:
         *(one.state.value, one.is_open, one.cause, one.created_wall, one.changed_wall, one.size_bytes),
         *(one.old_version, one.latest, one.due_wall, one.offered_wall, _offers_row(one), one.retry_wall),
         *(to_signed(one.boot), one.claimed_wall, one.stalled, one.last_block_wall, one.high_water_bytes),
-        *(one.bytes_sent, one.blocks_sent, one.requests, one.percent, one.result_code),
+        *(one.bytes_sent, one.blocks_sent, one.requests, one.percent, one.result_code, one.stage),
+        *("" if one.earlier_end is None else one.earlier_end.value, one.slot_rank),
     )
 
 
@@ -243,6 +244,9 @@ def deployment_from(row: Row) -> Deployment:
         requests=row[26],
         percent=row[27],
         result_code=row[28],
+        stage=row[29],
+        earlier_end=State(row[30]) if row[30] else None,
+        slot_rank=row[31],
     )
 
 

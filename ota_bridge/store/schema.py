@@ -10,6 +10,8 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from ota_bridge.store.schema_rollouts import ROLLOUTS
+
 APPLICATION_ID: Final = 0x4F544142
 """`OTAB` in the file's header."""
 
@@ -194,4 +196,10 @@ def _attributes(db: Database) -> None:
     db.execute("ALTER TABLE devices ADD COLUMN attrs TEXT NOT NULL DEFAULT '{}'")
 
 
-SCHEMA_VERSION: Final = 5
+@MIGRATIONS(name="0006_rollouts")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _rollouts(db: Database) -> None:
+    for statement in ROLLOUTS:
+        db.execute(statement)
+
+
+SCHEMA_VERSION: Final = 6

@@ -13,8 +13,17 @@ from sqlite_utils import Database
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.ports import Deployments, Devices, LimitsInForce, Releases, Reports, Rollouts, StoredReport
-from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.ports import (
+    Deployments,
+    Devices,
+    LimitsInForce,
+    Members,
+    Releases,
+    Reports,
+    Rollouts,
+    StoredReport,
+)
+from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
 from ota_bridge.store.identifiers import unused_id
@@ -182,6 +191,9 @@ class DeploymentTable:
     )
     _ALL_OPEN: Final = _SELECT + "WHERE is_open = 1 AND id > ? ORDER BY id LIMIT ?"
     _DUE: Final = _SELECT + "WHERE is_open = 1 AND due_wall <= ? ORDER BY due_wall, id LIMIT ?"
+    _TALLIES: Final = "SELECT stage, state, earlier_end, number FROM rollout_tallies WHERE rollout = ? AND number <> 0"
+    # The slots' line: urgent ones first, then by age.
+    _FOR_SLOTS: Final = _SELECT + "WHERE slot_rank = ? AND slot_rank > 0 ORDER BY rowid LIMIT ?"
     _RECORD: Final = _insert("transitions", rows.TRANSITION_COLUMNS)
     _HISTORY: Final = _select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY id"
 
@@ -224,8 +236,29 @@ class DeploymentTable:
         return found
 
     def counts(self, rollout: RolloutId) -> Mapping[State, int]:
-        sql = "SELECT state, count(*) FROM deployments WHERE rollout = ? AND latest = 1 GROUP BY state"
-        return {State(state): count for state, count in self._execute(sql, (rollout,))}
+        found: dict[State, int] = {}
+        for (_, state, _), number in self.tallies(rollout).items():
+            found[state] = found.get(state, 0) + number
+        return found
+
+    def tallies(self, rollout: RolloutId) -> Mapping[tuple[int, State, State | None], int]:
+        return {
+            (stage, State(state), State(end) if end else None): number
+            for stage, state, end, number in self._execute(self._TALLIES, (rollout,))
+        }
+
+    def for_slots(self, limit: int) -> Sequence[Deployment]:
+        found = self._list(self._FOR_SLOTS, (2, limit))
+        return [*found, *self._list(self._FOR_SLOTS, (1, limit - len(found)))]
+
+    def waiting_for_slots(self, limit: int) -> int:
+        sql = "SELECT count(*) FROM (SELECT 1 FROM deployments WHERE slot_rank > 0 LIMIT ?)"
+        return int(self._execute(sql, (limit,)).fetchone()[0])
+
+    def busy(self, offered_since_wall: float) -> int:
+        downloading = self._execute("SELECT count(*) FROM deployments WHERE state = 'DOWNLOADING'").fetchone()[0]
+        sql = "SELECT count(*) FROM deployments WHERE state = 'OFFERED' AND offered_wall > ?"
+        return int(downloading + self._execute(sql, (offered_since_wall,)).fetchone()[0])
 
     def record(self, transition: Transition) -> None:
         self._execute(self._RECORD, rows.transition_row(transition))
@@ -283,6 +316,42 @@ class RolloutTable:
         return list(found)
 
 
+class MemberTable:
+    """`Members`."""
+
+    _PUT: Final = "INSERT OR IGNORE INTO rollout_members (rollout, place, name) VALUES (?, ?, ?)"
+    _REMOVE: Final = "DELETE FROM rollout_members WHERE rollout = ? AND place = ? AND name = ?"
+    _PAGE: Final = (
+        "SELECT place, name FROM rollout_members WHERE rollout = ? AND place < ? ORDER BY place, name LIMIT ?"
+    )
+    _NTH: Final = (
+        "SELECT place FROM rollout_members WHERE rollout = ? AND place >= ? ORDER BY place, name LIMIT 1 OFFSET ?"
+    )
+    _COUNT: Final = "SELECT count(*) FROM rollout_members WHERE rollout = ? AND place >= ? AND place < ?"
+
+    def __init__(self, db: Database) -> None:
+        self._execute = db.execute
+
+    def put(self, rollout: RolloutId, place: int, name: str) -> None:
+        self._execute(self._PUT, (rollout, place, name))
+
+    def remove(self, rollout: RolloutId, place: int, name: str) -> None:
+        self._execute(self._REMOVE, (rollout, place, name))
+
+    def page(self, rollout: RolloutId, *, end: int, limit: int) -> Sequence[tuple[int, str]]:
+        return [(place, name) for place, name in self._execute(self._PAGE, (rollout, end, limit))]
+
+    def nth(self, rollout: RolloutId, start: int, number: int) -> int | None:
+        row = self._execute(self._NTH, (rollout, start, number)).fetchone()
+        return None if row is None else int(row[0])
+
+    def count(self, rollout: RolloutId, *, start: int = 0, end: int = PLACES_END) -> int:
+        return int(self._execute(self._COUNT, (rollout, start, end)).fetchone()[0])
+
+    def clear(self, rollout: RolloutId) -> None:
+        self._execute("DELETE FROM rollout_members WHERE rollout = ?", (rollout,))
+
+
 class ReportTable:
     """`Reports`."""
 
@@ -337,6 +406,7 @@ class Tables:
     devices: Devices
     deployments: Deployments
     rollouts: Rollouts
+    members: Members
     reports: Reports
     limits: LimitsInForce
     _forget: tuple[Callable[[], None], ...]
@@ -347,7 +417,7 @@ class Tables:
         releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
         forget = (releases.forget, devices.forget, rollouts.forget)
         deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
-        return cls(releases, devices, deployments, rollouts, reports, limits, forget)
+        return cls(releases, devices, deployments, rollouts, MemberTable(db), reports, limits, forget)
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""

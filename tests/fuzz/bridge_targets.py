@@ -429,7 +429,7 @@ def broker_url(data: bytes) -> None:
         address = parse_broker_url(text)
     except ConfigError as error:
         secret = text.rpartition("@")[0].rpartition("//")[2].partition(":")[2]
-        assert len(secret) < 6 or secret in text.rpartition("@")[2] or secret not in str(error)
+        assert len(secret) < 6 or secret in f"@{text.rpartition('@')[2]}" or secret not in str(error)
         try:
             other = sim_options.BrokerUrl.parse(text)
         except OptionError:

@@ -1,6 +1,6 @@
 """The operator's face of the core: every command by name. Importing it registers them all."""
 
-from ota_bridge.core.operations import devices, limits, releases, rollouts, whole
+from ota_bridge.core.operations import devices, dry_run, limits, releases, rollouts, whole
 from ota_bridge.core.operations.registry import OPERATIONS, Context, Operation, checked_arguments, perform
 from ota_bridge.core.operations.releases import Upload, add_release
 
@@ -12,6 +12,7 @@ __all__ = [
     "add_release",
     "checked_arguments",
     "devices",
+    "dry_run",
     "limits",
     "perform",
     "releases",

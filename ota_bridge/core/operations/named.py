@@ -1,6 +1,6 @@
 """What an operator names, found; raises NotFound, or InvalidInput where a name may mean several."""
 
-from typing import Any
+from collections.abc import Iterator
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.errors import InvalidInput, NotFound
@@ -25,16 +25,21 @@ def release_named(context: Context, name: str) -> Release:
     raise NotFound(f"no release {name[:80]!r}; see: release list")
 
 
+def every_device(
+    unit: UnitOfWork, product: str | None = None, state: DeviceState | None = None, tag: str | None = None
+) -> Iterator[Device]:
+    """All that fit, read page by page."""
+    after: DeviceId | None = None
+    while page := unit.devices.page(product=product, state=state, tag=tag, after=after):
+        yield from page
+        after = page[-1].id
+
+
 def all_devices(
     unit: UnitOfWork, product: str | None = None, state: DeviceState | None = None, tag: str | None = None
 ) -> list[Device]:
-    """All that fit, read page by page."""
-    found: list[Device] = []
-    after: DeviceId | None = None
-    while page := unit.devices.page(product=product, state=state, tag=tag, after=after):
-        found.extend(page)
-        after = page[-1].id
-    return found
+    """The same as a list."""
+    return list(every_device(unit, product, state, tag))
 
 
 def device_named(unit: UnitOfWork, name: str) -> Device:
@@ -57,14 +62,4 @@ def rollout_named(context: Context, name: str) -> Rollout:
     found = context.unit.rollouts.get(RolloutId(name))
     if found is None:
         raise NotFound(f"no rollout {name[:40]!r}; see: rollout status")
-    return found
-
-
-def deployments_of(unit: UnitOfWork, rollout: Rollout, *, open_only: bool = False) -> "list[Any]":
-    """All deployments of a rollout, read page by page."""
-    found: list[Any] = []
-    after = None
-    while page := unit.deployments.of_rollout(rollout.id, open_only=open_only, after=after):
-        found.extend(page)
-        after = page[-1].id
     return found

@@ -96,6 +96,8 @@ def _fits(value: object, hint: Any) -> bool:
     options = get_args(hint) if get_origin(hint) is not None and type(None) in get_args(hint) else (hint,)
     for option in options:
         origin = get_origin(option)
+        if option is bool and isinstance(value, bool):
+            return True
         if option is int and isinstance(value, int) and not isinstance(value, bool):
             return True
         if option is str and isinstance(value, str):

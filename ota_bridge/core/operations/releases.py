@@ -1,13 +1,12 @@
 """Releases: added, shown, withdrawn."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from ota_bridge.core import steering
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.errors import Conflict
-from ota_bridge.core.messages import RolloutChanged
 from ota_bridge.core.operations.named import all_devices, release_named
 from ota_bridge.core.operations.registry import Context, operation
-from ota_bridge.core.operations.rollouts import cancel_open, cancel_stones
 from ota_bridge.core.people import Role
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
@@ -106,10 +105,9 @@ def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
     for rollout in context.unit.rollouts.all(product=found.product):
         if rollout.release == found.id:
             if rollout.state is not RolloutState.CANCELED:
-                rollout = rollout.becomes(RolloutState.CANCELED, context.now.wall, context.actor)  # noqa: PLW2901
-                context.unit.rollouts.put(rollout)
-            canceled += cancel_open(context, rollout, cause)
-            context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
+                rollout = steering.cancel(context.updates, rollout, context.actor, cause)  # noqa: PLW2901
+            canceled += steering.cancel_open(context.updates, rollout, cause)
+            steering.store(context.updates, replace(rollout, sweep=None))
         else:
-            canceled += cancel_stones(context, rollout, found.id, cause)
+            canceled += steering.cancel_stones(context.updates, rollout, found.id, cause)
     return {**release_view(found), "canceled": canceled}

@@ -1,146 +1,215 @@
-"""Rollouts: started, widened, held, ended."""
+"""Rollouts: started, widened, held, moved on, ended."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
-from ota_bridge.core.catalog import ReleaseState
-from ota_bridge.core.deployment import OPEN, State
+from ota_bridge.core import steering
+from ota_bridge.core.catalog import Release, ReleaseState
 from ota_bridge.core.errors import Conflict, InvalidInput
 from ota_bridge.core.fleet import DeviceState
-from ota_bridge.core.messages import CheckInRequest, RolloutChanged
-from ota_bridge.core.operations.named import deployments_of, device_named, release_named, rollout_named
+from ota_bridge.core.operations.named import device_named, every_device, release_named, rollout_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
+from ota_bridge.core.queries import checked_query
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
+from ota_bridge.core.rollout.plan import Plan
+from ota_bridge.core.rollout.plan_json import Path, PlanError, plan_from
 from ota_bridge.core.values import ReleaseId
 from ota_bridge.core.views import Json, deployment_view, rollout_view
 
 
 @operation("rollout.start", writes=True, role=Role.OPERATOR)
-def rollout_start(context: Context, release: str, devices: list[str] | None = None, percent: int | None = None) -> Json:
-    """Bring a release to all compatible devices of its product, to a share of them, or to those named."""
+def rollout_start(
+    context: Context,
+    release: str,
+    devices: list[str] | None = None,
+    percent: int | None = None,
+    where: str | None = None,
+    plan: dict[str, Any] | None = None,
+) -> Json:
+    """Bring a release to all compatible devices of its product, to a share, to those of a query, or to those named."""
     found = release_named(context, release)
-    if found.state is ReleaseState.WITHDRAWN:
-        raise Conflict(f"release {found.id} is withdrawn")
-    if devices and percent is not None:
-        raise InvalidInput("rollout start: name devices or a percentage, not both")
-    if devices is not None and not devices:
-        raise InvalidInput("rollout start: the list of devices is empty; leave it out to mean all")
-    named = {device.id: device for device in (device_named(context.unit, name) for name in devices or [])}
-    for device in named.values():
-        if device.id.product != found.product:
-            raise InvalidInput(f"device {device.id} is not a {found.product}")
-        if device.state is DeviceState.RETIRED:
-            raise Conflict(f"device {device.id} is retired")
-    target = Target(devices=tuple(named)) if named else Target(percent=100 if percent is None else percent)
+    target, how = checked_rollout(context, found, devices=devices, percent=percent, where=where, plan=plan)
     rollout = Rollout(
         id=context.unit.new_rollout_id(),
         release=found.id,
         product=found.product,
         target=target,
-        state=RolloutState.RUNNING,
+        state=RolloutState.WAITING if how.approvals else RolloutState.RUNNING,
         created_wall=context.now.wall,
         created_by=context.actor,
         changed_wall=context.now.wall,
         changed_by=context.actor,
-        sweep="",
+        plan=how,
     )
-    return _planned_from_here(context, rollout)
+    return _started(context, rollout)
 
 
-def _planned_from_here(context: Context, rollout: Rollout) -> Json:
-    """Store a rollout whose devices are to be looked at: `bridge.plan` does that in slices, from the next one on."""
-    context.unit.rollouts.put(rollout)
-    context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
-    return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
+def _started(context: Context, rollout: Rollout) -> Json:
+    """Store a rollout, and begin it where it waits for nothing; its devices are looked at in slices from then on."""
+    is_due = rollout.plan.start_wall is None or rollout.plan.start_wall <= context.now.wall
+    if rollout.state is RolloutState.RUNNING and is_due:
+        steering.begin(context.updates, rollout)
+    else:
+        steering.store(context.updates, rollout)
+    return _view(context, rollout.id)
+
+
+def approved(context: Context, rollout: Rollout) -> Json:
+    """The last approval that it needed has come: from now on it runs."""
+    return _started(context, rollout.becomes(RolloutState.RUNNING, context.now.wall, context.actor))
+
+
+def checked_rollout(
+    context: Context,
+    release: Release,
+    *,
+    devices: list[str] | None,
+    percent: int | None,
+    where: str | None,
+    plan: Mapping[str, Any] | None,
+) -> tuple[Target, Plan]:
+    """Target and plan of a rollout that can work; raises Conflict or InvalidInput that says what cannot."""
+    if release.state is ReleaseState.WITHDRAWN:
+        raise Conflict(f"release {release.id} is withdrawn")
+    if devices and (percent is not None or where):
+        raise InvalidInput("rollout start: name devices, or a percentage and a query, not both")
+    if devices is not None and not devices:
+        raise InvalidInput("rollout start: the list of devices is empty; leave it out to mean all")
+    named = {device.id: device for device in (device_named(context.unit, name) for name in devices or [])}
+    for device in named.values():
+        if device.id.product != release.product:
+            raise InvalidInput(f"device {device.id} is not a {release.product}")
+        if device.state is DeviceState.RETIRED:
+            raise Conflict(f"device {device.id} is retired")
+    target = Target(devices=tuple(named), percent=100 if percent is None else percent, where=where or "")
+    how = plan_from(plan or {})
+    _check_queries(context, release, target, how)
+    for number, window in enumerate(how.windows):
+        try:
+            context.bridge.calendar.check(window)
+        except InvalidInput as error:
+            raise PlanError(("windows", number), str(error)) from error
+    if how.roll_back_to is not None:
+        hindrance = steering.hindrance_to_roll_back(context.updates, release, how.roll_back_to)
+        if hindrance:
+            raise PlanError(("roll_back_to",), hindrance)
+    return target, how
+
+
+def _check_queries(context: Context, release: Release, target: Target, plan: Plan) -> None:
+    queries: list[tuple[Path, str]] = [(("where",), target.where)]
+    queries += [(("stages", number, "where"), stage.where) for number, stage in enumerate(plan.stages)]
+    queries += [(("windows", number, "where"), window.where) for number, window in enumerate(plan.windows)]
+    asked = [(path, text) for path, text in queries if text]
+    if not asked:
+        return
+    for path, text in asked:
+        try:
+            fleet = every_device(context.unit, release.product)
+            checked_query(context.bridge.queries, text, fleet, context.now.wall)
+        except InvalidInput as error:
+            raise PlanError(path, str(error)) from error
+
+
+def _view(context: Context, name: str) -> Json:
+    rollout = rollout_named(context, name)
+    return rollout_view(rollout, context.unit.deployments.tallies(rollout.id))
+
+
+@operation("rollout.check", writes=False, role=Role.VIEWER)
+def rollout_check(
+    context: Context,
+    release: str,
+    devices: list[str] | None = None,
+    percent: int | None = None,
+    where: str | None = None,
+    plan: dict[str, Any] | None = None,
+) -> Json:
+    """Whether a rollout could be started so; nothing is changed."""
+    found = release_named(context, release)
+    target, how = checked_rollout(context, found, devices=devices, percent=percent, where=where, plan=plan)
+    return {"release": found.id, "target": str(target), "stages": [str(stage) for stage in how.stages], "ok": True}
 
 
 @operation("rollout.list", writes=False, role=Role.VIEWER)
 def rollout_list(context: Context) -> list[Json]:
     """All rollouts with their counts."""
-    return [
-        rollout_view(rollout, context.unit.deployments.counts(rollout.id)) for rollout in context.unit.rollouts.all()
-    ]
+    return [_view(context, rollout.id) for rollout in context.unit.rollouts.all()]
 
 
 @operation("rollout.status", writes=False, role=Role.VIEWER)
 def rollout_status(context: Context, rollout: str) -> Json:
     """One rollout, its counts and what it sent."""
     found = rollout_named(context, rollout)
-    view = rollout_view(found, context.unit.deployments.counts(found.id))
-    deployments = [deployment_view(deployment) for deployment in deployments_of(context.unit, found)]
+    deployments = [deployment_view(one) for one in steering.deployments_of(context.updates, found)]
     deployments.sort(key=lambda row: (str(row["device"]), str(row["component"]), row["attempt"]))
-    return {**view, "bytes_sent": sum(row["bytes_sent"] for row in deployments), "deployments": deployments}
+    return {
+        **_view(context, found.id),
+        "bytes_sent": sum(row["bytes_sent"] for row in deployments),
+        "waiting": context.unit.members.count(found.id),
+        "deployments": deployments,
+    }
 
 
 @operation("rollout.percent", writes=True, role=Role.OPERATOR)
 def rollout_percent(context: Context, rollout: str, percent: int) -> Json:
     """Widen a rollout to a larger share of the fleet."""
-    widened = rollout_named(context, rollout).widened(percent, context.now.wall, context.actor)
-    return _planned_from_here(context, widened)
+    found = rollout_named(context, rollout)
+    if found.state is RolloutState.WAITING:
+        raise Conflict(f"rollout {found.id} waits for approval of what it is; start another to change it")
+    steering.store(context.updates, found.widened(percent, context.now.wall, context.actor))
+    return _view(context, found.id)
 
 
 @operation("rollout.pause", writes=True, role=Role.OPERATOR)
 def rollout_pause(context: Context, rollout: str) -> Json:
     """Hold a rollout: no offers, no blocks, no installs; nothing is lost."""
-    paused = rollout_named(context, rollout).becomes(RolloutState.PAUSED, context.now.wall, context.actor)
-    return _revise(context, paused)
+    return _view(context, steering.pause(context.updates, rollout_named(context, rollout), context.actor).id)
 
 
 @operation("rollout.resume", writes=True, role=Role.OPERATOR)
 def rollout_resume(context: Context, rollout: str) -> Json:
-    """Go on with a paused rollout."""
-    running = rollout_named(context, rollout).becomes(RolloutState.RUNNING, context.now.wall, context.actor)
-    return _revise(context, running)
+    """Go on with a paused rollout; the failures for which a gate held it are not counted again."""
+    found = rollout_named(context, rollout)
+    if found.state is RolloutState.WAITING:
+        raise Conflict(f"rollout {found.id} waits for approval: rollout approve")
+    return _view(context, steering.resume(context.updates, found, context.actor).id)
 
 
-def _revise(context: Context, rollout: Rollout) -> Json:
-    """Store a paused or resumed rollout; its deployments' times start again, and its grants follow."""
-    context.unit.rollouts.put(rollout)
-    running = rollout.state is RolloutState.RUNNING
-    for deployment in deployments_of(context.unit, rollout, open_only=True):
-        if running and deployment.state in {State.OFFERED, State.DOWNLOADING, State.DOWNLOADED, State.DEFERRED}:
-            deployment = replace(deployment, changed_wall=context.now.wall, resent=False)  # noqa: PLW2901
-        context.updates.schedule(deployment)
-        context.updates.grant(deployment.device)
-        device = context.unit.devices.get(deployment.device)
-        if running and device is not None and device.proto > 0 and deployment.state in OPEN:
-            context.updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
-    context.updates.outputs.append(RolloutChanged(rollout=rollout.id))
-    return rollout_view(rollout, context.unit.deployments.counts(rollout.id))
+@operation("rollout.next", writes=True, role=Role.OPERATOR)
+def rollout_next(context: Context, rollout: str) -> Json:
+    """Open the next stage now, whatever the gate of the last one says."""
+    found = rollout_named(context, rollout)
+    if found.state is not RolloutState.RUNNING or found.standing.started_wall is None:
+        raise Conflict(f"rollout {found.id} is {found.state} and has no open stage to go on from")
+    if found.is_planning:
+        raise Conflict(f"rollout {found.id} is still finding its devices; try again in a moment")
+    steering.open_stage(context.updates, replace(found, changed_wall=context.now.wall, changed_by=context.actor))
+    return _view(context, found.id)
 
 
 @operation("rollout.cancel", writes=True, role=Role.OPERATOR)
-def rollout_cancel(context: Context, rollout: str) -> Json:
-    """End a rollout: what has not begun to install is canceled on the devices, what runs stays."""
-    canceled = rollout_named(context, rollout).becomes(RolloutState.CANCELED, context.now.wall, context.actor)
-    context.unit.rollouts.put(canceled)
-    number = cancel_open(context, canceled, f"rollout canceled by {context.actor}")
-    context.updates.outputs.append(RolloutChanged(rollout=canceled.id))
-    return {**rollout_view(canceled, context.unit.deployments.counts(canceled.id)), "canceled": number}
+def rollout_cancel(context: Context, rollout: str, let_finish: bool = False) -> Json:
+    """End a rollout: what has not begun to install is canceled; with `let_finish` what is open goes on to its end."""
+    found = rollout_named(context, rollout)
+    if let_finish:
+        steering.finish(context.updates, found, context.actor)
+        return {**_view(context, found.id), "canceled": 0}
+    canceled = steering.cancel(context.updates, found, context.actor)
+    number = steering.cancel_open(context.updates, canceled, f"rollout canceled by {context.actor}")
+    steering.store(context.updates, replace(canceled, sweep=None))
+    return {**_view(context, found.id), "canceled": number}
 
 
-def cancel_open(context: Context, rollout: Rollout, cause: str) -> int:
-    """Take back every assignment of a rollout and cancel what of it is open; returns how many were canceled."""
-    canceled = 0
-    for deployment in deployments_of(context.unit, rollout):
-        device = context.unit.devices.get(deployment.device)
-        if device is None:
-            continue
-        held = device.assigned.get(deployment.component)
-        arrived = deployment.state is State.CONFIRMED and deployment.release == rollout.release
-        if not arrived and held is not None and held.rollout == rollout.id:
-            device = device.assign(deployment.component, None)
-            context.unit.devices.put(device)
-        if deployment.is_open and context.updates.cancel(device, deployment, cause):
-            canceled += 1
-    return canceled
-
-
-def cancel_stones(context: Context, rollout: Rollout, stone: ReleaseId, cause: str) -> int:
-    """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay."""
-    canceled = 0
-    for deployment in deployments_of(context.unit, rollout, open_only=True):
-        device = context.unit.devices.get(deployment.device)
-        if device is not None and deployment.release == stone and context.updates.cancel(device, deployment, cause):
-            canceled += 1
-    return canceled
+@operation("rollout.rollback", writes=True, role=Role.OPERATOR)
+def rollout_rollback(context: Context, rollout: str, to: str) -> Json:
+    """End a rollout and take its devices to another release: what ran before, signed again with a higher seq."""
+    found = rollout_named(context, rollout)
+    release, target = release_named(context, found.release), release_named(context, to)
+    hindrance = steering.hindrance_to_roll_back(context.updates, release, ReleaseId(target.id))
+    if hindrance:
+        raise Conflict(f"rollout {found.id} cannot be rolled back: {hindrance}")
+    back = steering.roll_back(context.updates, found, context.actor, f"said {context.actor}", target)
+    return _view(context, back.id)

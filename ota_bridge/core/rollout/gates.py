@@ -89,10 +89,14 @@ def wanted(stage: Stage, size: int) -> int:
     return min(size, max(stage.success.min_count, ceil(stage.success.share * size - _ROUNDING)))
 
 
-def stage_verdict(stage: Stage, found: Tally, met_wall: float | None, wall: float) -> Verdict:
-    """What a stage's gates say now. `met_wall`: since when the success gate's counts have been enough, None if not."""
+def stage_verdict(stage: Stage, found: Tally, met_wall: float | None, wall: float, *, forgiven: int = 0) -> Verdict:
+    """What a stage's gates say now.
+
+    `met_wall`: since when the success gate's counts have been enough, None if they are not. `forgiven`: failures that a
+    person has gone on from.
+    """
     if stage.failure is not None:
-        failed = failure_sentence(stage.failure, found)
+        failed = failure_sentence(stage.failure, found, forgiven)
         if failed:
             return Verdict(gate=Gate.FAILED, sentence=failed, action=stage.failure.action)
     need = wanted(stage, found.size)
@@ -108,15 +112,16 @@ def stage_verdict(stage: Stage, found: Tally, met_wall: float | None, wall: floa
     return Verdict(gate=Gate.MET, sentence=f"{found.confirmed} of {need} confirmed", action=stage.success.action)
 
 
-def failure_sentence(gate: FailureGate, found: Tally) -> str:
+def failure_sentence(gate: FailureGate, found: Tally, forgiven: int = 0) -> str:
     """Why a stage has failed, or nothing."""
-    failures = found.failures(gate.kinds)
+    failures = found.failures(gate.kinds) - forgiven
+    executed = found.executed - forgiven
     if gate.count is not None and failures >= gate.count:
         return f"{failures} failed, {gate.count} are too many"
-    if gate.share is None or found.executed < gate.min_executed or not failures:
+    if gate.share is None or executed < gate.min_executed or failures <= 0:
         return ""
-    if failures / found.executed >= gate.share - _EPSILON:
-        return f"{failures} of {found.executed} failed, {gate.share:.0%} are too many"
+    if failures / executed >= gate.share - _EPSILON:
+        return f"{failures} of {executed} failed, {gate.share:.0%} are too many"
     return ""
 
 

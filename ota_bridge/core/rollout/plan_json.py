@@ -41,7 +41,7 @@ def path_text(path: Path) -> str:
 
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan as plain JSON values, without what is as by default."""
-    return _written(plan)
+    return record_json(plan)
 
 
 def plan_from(value: Mapping[str, Any]) -> Plan:
@@ -49,7 +49,8 @@ def plan_from(value: Mapping[str, Any]) -> Plan:
     return record_from(Plan, value, ())
 
 
-def _written(record: Any) -> dict[str, Any]:
+def record_json(record: Any) -> dict[str, Any]:
+    """A record of a plan, or one like it, as plain JSON values."""
     found: dict[str, Any] = {}
     for one in fields(record):
         value = getattr(record, one.name)
@@ -60,7 +61,7 @@ def _written(record: Any) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if is_dataclass(value):
-        return _written(value)
+        return record_json(value)
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value.value if isinstance(value, StrEnum) else value

@@ -3,7 +3,7 @@
 Running it twice on the same records gives the same answer, so a restart at any moment changes nothing.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ota_bridge.core.catalog import Release
@@ -12,6 +12,7 @@ from ota_bridge.core.fleet import Assignment, Device
 from ota_bridge.core.rollout import needs, paths, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Route
+from ota_bridge.core.rollout.plan import FAILURES
 from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import ReleaseId, RolloutId
 
@@ -47,34 +48,42 @@ Step = Open | Supersede | Blocked
 
 
 def assignments(
-    device: Device, rollouts: Sequence[Rollout], releases: Mapping[ReleaseId, Release]
+    device: Device,
+    rollouts: Sequence[Rollout],
+    releases: Mapping[ReleaseId, Release],
+    takes: Callable[[Rollout], bool],
 ) -> Mapping[str, Assignment]:
-    """The standing assignments of a device: per component the newest running rollout that means it and fits it.
+    """The standing assignments of a device: per component the newest running rollout that takes it in and fits it.
 
-    `rollouts`: all of the product, oldest first. An assignment stays when nothing newer takes its place.
+    `rollouts`: all of the product, oldest first; those that are urgent come after all that are not. An assignment stays
+    when nothing newer takes its place. `takes` is asked last, because it may have to evaluate a query.
     """
     assigned = dict(device.assigned)
-    age = {rollout.id: place for place, rollout in enumerate(rollouts)}
-    for place, rollout in enumerate(rollouts):
+    ranked = sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
+    age = {rollout.id: place for place, rollout in enumerate(ranked)}
+    for place, rollout in enumerate(ranked):
         release = releases.get(rollout.release)
         if rollout.state is not RolloutState.RUNNING or release is None:
             continue
-        if not rollout.target.holds(device.id, release.id):
-            continue
-        for component, part in release.parts.items():
-            if policy.fits(device, release, part) is not None:
-                continue
-            held = assigned.get(component)
-            if held is None or held.rollout is None or age.get(held.rollout, -1) < place:
-                assigned[component] = Assignment(release=release.id, rollout=rollout.id)
+        wanted = [
+            component
+            for component, part in release.parts.items()
+            if _is_older(assigned.get(component), place, age) and policy.fits(device, release, part) is None
+        ]
+        if wanted and takes(rollout):
+            assigned |= dict.fromkeys(wanted, Assignment(release=release.id, rollout=rollout.id))
     return assigned
+
+
+def _is_older(held: Assignment | None, place: int, age: Mapping[RolloutId, int]) -> bool:
+    return held is None or held.rollout is None or age.get(held.rollout, -1) < place
 
 
 def steps(
     device: Device,
     releases: Mapping[ReleaseId, Release],
     past: Sequence[Deployment],
-    retries: Retries,
+    retries: Callable[[RolloutId | None], Retries],
     *,
     canceled: Collection[RolloutId] = (),
     unknown: Collection[str] = (),
@@ -142,7 +151,7 @@ def _attempt(
     release: Release,
     obstacle: Obstacle | None,
     past: Sequence[Deployment],
-    retries: Retries,
+    retries: Callable[[RolloutId | None], Retries],
 ) -> list[Step]:
     assignment = device.assigned[component]
     if obstacle is Obstacle.RUNS_IT:
@@ -154,8 +163,21 @@ def _attempt(
     ]
     not_before_wall: float | None = None
     if obstacle is None:
-        obstacle, not_before_wall = retries.verdict(earlier)
+        obstacle, not_before_wall = retries(assignment.rollout).verdict(
+            earlier, failures_elsewhere(past, component, assignment)
+        )
     if obstacle is not None:
         return [Blocked(component=component, release=release.id, obstacle=obstacle)]
     attempt = 1 + max((deployment.attempt for deployment in earlier), default=0)
     return [Open(component=component, release=release, attempt=attempt, not_before_wall=not_before_wall)]
+
+
+def failures_elsewhere(past: Sequence[Deployment], component: str, assignment: Assignment) -> int:
+    """How often other rollouts of the same release failed on the device, for the quarantine."""
+    return sum(
+        attempt.component == component
+        and attempt.release == assignment.release
+        and attempt.rollout != assignment.rollout
+        and attempt.state in FAILURES
+        for attempt in past
+    )

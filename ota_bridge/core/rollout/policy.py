@@ -1,8 +1,9 @@
 """Pure verdicts: may this release go to this device, may it be tried again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final
 
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState, is_compatible
@@ -12,6 +13,7 @@ from ota_bridge.core.fleet import Device, DeviceState, runs
 from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.rollout import paths
+from ota_bridge.core.rollout.plan import FAILURES, Tries
 from ota_bridge.core.versions import compare
 
 FINAL_REFUSALS: Final = frozenset(
@@ -51,6 +53,7 @@ class Obstacle(StrEnum):
     LACKS_COMPONENT = "lacks_component"
     ATTEMPTS_USED = "attempts_used"
     FINAL_REFUSAL = "final_refusal"
+    QUARANTINED = "quarantined"
 
 
 def may_take_part(device: Device) -> Obstacle | None:
@@ -139,6 +142,12 @@ class Retries:
 
     max_attempts: int = 3
     backoff_s: float = 60
+    timed_out: int | None = None
+    """How many attempts of one kind of end are enough; None: only `max_attempts` counts."""
+    failed: int | None = None
+    rolled_back: int = MAX_ROLLED_BACK
+    quarantine_after: int = 0
+    """Failed attempts at a release over all rollouts, after which the device gets it no more; 0: never."""
 
     @property
     def longest_wait_s(self) -> float:
@@ -149,27 +158,57 @@ class Retries:
         """After so many; bounded, for a number holds no 4.0 ** 512."""
         return float(self.backoff_s * 4.0 ** min(max(attempts - 1, 0), BACKOFFS_MAX))
 
-    def verdict(self, attempts: Sequence[Deployment]) -> tuple[Obstacle | None, float | None]:
+    def under(self, tries: Tries) -> "Retries":
+        """These, as far as a rollout has none of its own."""
+        return self if tries == _NO_TRIES else _under(self, tries)
+
+    def verdict(self, attempts: Sequence[Deployment], others: int = 0) -> tuple[Obstacle | None, float | None]:
         """May there be another attempt, and not before which wall time?
 
         `attempts`: earlier ones of this release, component and rollout, all terminal. Their number orders them: the
-        wall clock may have been set back.
+        wall clock may have been set back. `others`: failed ones of other rollouts.
         Those since the last CONFIRMED count: a device that is reset after a success starts afresh, and so does another
-        rollout of the release.
+        rollout of the release, but for the quarantine.
         """
         streak: list[Deployment] = []
         for attempt in sorted(attempts, key=lambda one: one.attempt, reverse=True):
             if attempt.state is State.CONFIRMED:
                 break
             streak.append(attempt)
+        failures = others + sum(attempt.state in FAILURES for attempt in streak)
+        if self.quarantine_after and failures >= self.quarantine_after:
+            return Obstacle.QUARANTINED, None
         if not streak:
             return None, None
         last = streak[0]
         if last.state is State.REJECTED or last.result_code in FINAL_REFUSALS:
             return Obstacle.FINAL_REFUSAL, None
-        if sum(attempt.state is State.ROLLED_BACK for attempt in streak) >= MAX_ROLLED_BACK:
-            return Obstacle.ATTEMPTS_USED, None
+        for kind, most in self._kinds():
+            if most is not None and sum(attempt.state is kind for attempt in streak) >= most:
+                return Obstacle.ATTEMPTS_USED, None
         begun = [attempt for attempt in streak if attempt.has_begun or attempt.state is not State.TIMED_OUT]
         if len(begun) >= self.max_attempts:
             return Obstacle.ATTEMPTS_USED, None
         return None, last.changed_wall + self._wait_s(len(begun))
+
+    def _kinds(self) -> tuple[tuple[State, int | None], ...]:
+        return (
+            (State.ROLLED_BACK, self.rolled_back),
+            (State.TIMED_OUT, self.timed_out),
+            (State.FAILED, self.failed),
+        )
+
+
+_NO_TRIES: Final = Tries()
+
+
+@lru_cache(maxsize=256)
+def _under(retries: Retries, tries: Tries) -> Retries:
+    own = {
+        name: value
+        for name in ("max_attempts", "backoff_s", "timed_out", "failed", "rolled_back", "quarantine_after")
+        if (value := getattr(tries, name))
+    }
+    if tries.backoff_s == 0:
+        own["backoff_s"] = 0.0
+    return replace(retries, **own)

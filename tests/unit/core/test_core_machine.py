@@ -14,7 +14,7 @@ from ota_bridge.core.errors import BlockRefusal, OperatorError
 from ota_bridge.core.fleet import DeviceState
 from ota_bridge.core.messages import BlockTrouble, GrantState, Offer, Rejected, ReportAck, ReportState
 from ota_bridge.core.rollout.model import RolloutState
-from ota_bridge.core.updates import Rules
+from ota_bridge.core.rules import Rules
 
 DEVICES = ["d1", "d2", "d3"]
 COMPONENTS = ["firmware", "config"]

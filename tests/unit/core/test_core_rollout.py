@@ -14,6 +14,7 @@ from ota_bridge.core.fleet import Assignment, Device, DeviceState
 from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.rollout import planner, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target, share_of
+from ota_bridge.core.rollout.plan import Plan, Tries
 from ota_bridge.core.rollout.policy import FINAL_REFUSALS, Obstacle, Retries
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, release_id
 
@@ -144,9 +145,10 @@ def test_a_target_is_shown_in_words(target, text):
 
 
 @pytest.mark.parametrize("before", list(RolloutState))
-@pytest.mark.parametrize("after", list(RolloutState))
+@pytest.mark.parametrize("after", [state for state in RolloutState if state is not RolloutState.WAITING])
 def test_a_rollout_moves_between_running_and_paused_until_it_is_canceled(before, after):
-    if before is RolloutState.CANCELED or before is after:
+    never_ran = before is RolloutState.WAITING and after is RolloutState.PAUSED
+    if before is RolloutState.CANCELED or before is after or never_ran:
         with pytest.raises(Conflict):
             rollout(state=before).becomes(after, 9.0, "bob")
     else:
@@ -277,6 +279,35 @@ def test_a_final_refusal_ends_it(code):
     assert Obstacle.FINAL_REFUSAL is Retries().verdict([attempt(1, State.FAILED, result_code=code)])[0]
 
 
+@pytest.mark.parametrize(
+    ("tries_", "states", "obstacle"),
+    [
+        (Tries(), ["FAILED", "FAILED"], None),
+        (Tries(failed=2), ["FAILED", "FAILED"], Obstacle.ATTEMPTS_USED),
+        (Tries(failed=2), ["FAILED", "TIMED_OUT"], None),
+        (Tries(timed_out=1), ["TIMED_OUT"], Obstacle.ATTEMPTS_USED),
+        (Tries(rolled_back=1), ["ROLLED_BACK"], Obstacle.ATTEMPTS_USED),
+        (Tries(max_attempts=1), ["FAILED"], Obstacle.ATTEMPTS_USED),
+        (Tries(max_attempts=9), ["FAILED"] * 8, None),
+        (Tries(quarantine_after=2), ["FAILED", "TIMED_OUT"], Obstacle.QUARANTINED),
+        (Tries(quarantine_after=3), ["FAILED", "TIMED_OUT"], None),
+    ],
+)
+def test_a_plan_has_tries_of_its_own_for_each_kind_of_end(tries_, states, obstacle):
+    attempts = [attempt(number, State(state)) for number, state in enumerate(states, start=1)]
+    assert obstacle is Retries().under(tries_).verdict(attempts)[0]
+
+
+def test_failures_of_other_rollouts_count_for_the_quarantine_alone():
+    retries = Retries(quarantine_after=3)
+    assert Obstacle.QUARANTINED is retries.verdict([], others=3)[0]
+    assert (None, None) == retries.verdict([], others=2)
+
+
+def test_a_backoff_of_nothing_is_one():
+    assert 0.0 == Retries().under(Tries(backoff_s=0.0)).backoff_s
+
+
 def test_a_success_starts_the_count_afresh():
     attempts = [attempt(4, State.CONFIRMED), *(attempt(number, State.FAILED) for number in (3, 2, 1))]
     assert (None, None) == Retries().verdict(attempts)
@@ -289,9 +320,31 @@ OLD = rollout()
 NEW = rollout(id=RolloutId("r-000002"), release=release_id("prod", "1.2.0"), created_wall=2.0)
 
 
+def takes(one):
+    return one.target.holds(device().id, one.release)
+
+
+def tries(_rollout):
+    return Retries()
+
+
+def test_an_urgent_rollout_wins_over_a_newer_one():
+    urgent = replace(OLD, plan=Plan(is_urgent=True))
+    assert {"firmware": Assignment(release=OLD.release, rollout=OLD.id)} == planner.assignments(
+        device(), [urgent, NEW], RELEASES, takes
+    )
+
+
+def test_nothing_is_asked_of_a_rollout_that_could_not_be_assigned():
+    held = device().assign("firmware", Assignment(release=NEW.release, rollout=NEW.id))
+    asked = []
+    planner.assignments(held, [OLD, NEW], RELEASES, lambda one: asked.append(one) or True)
+    assert [] == asked
+
+
 def test_the_newest_running_rollout_that_means_and_fits_a_device_is_its_assignment():
     assert {"firmware": Assignment(release=NEW.release, rollout=NEW.id)} == planner.assignments(
-        device(), [OLD, NEW], RELEASES
+        device(), [OLD, NEW], RELEASES, takes
     )
 
 
@@ -305,14 +358,14 @@ def test_the_newest_running_rollout_that_means_and_fits_a_device_is_its_assignme
 )
 def test_a_rollout_that_does_not_run_or_mean_it_assigns_nothing(newer):
     assert {"firmware": Assignment(release=OLD.release, rollout=OLD.id)} == planner.assignments(
-        device(), [OLD, newer], RELEASES
+        device(), [OLD, newer], RELEASES, takes
     )
 
 
 def test_an_assignment_stays_when_nothing_newer_takes_its_place():
     held = device().assign("firmware", Assignment(release=NEW.release, rollout=NEW.id))
     paused = replace(NEW, state=RolloutState.PAUSED)
-    assert held.assigned == planner.assignments(held, [OLD, paused], RELEASES)
+    assert held.assigned == planner.assignments(held, [OLD, paused], RELEASES, takes)
 
 
 def assigned(release_=RELEASE_ID, rollout_="r-000001", **changes):
@@ -321,41 +374,41 @@ def assigned(release_=RELEASE_ID, rollout_="r-000001", **changes):
 
 def test_a_difference_opens_an_attempt_with_the_next_number():
     past = [attempt(2, State.FAILED), attempt(1, State.FAILED)]
-    step = planner.steps(assigned(), RELEASES, past, Retries())[0]
+    step = planner.steps(assigned(), RELEASES, past, tries)[0]
     assert isinstance(step, planner.Open)
     assert (3, 242.0) == (step.attempt, step.not_before_wall)
 
 
 def test_what_runs_what_it_should_needs_no_step():
     runs_it = assigned(parts={"firmware": InstalledPart(version="1.1.0", seq=2)})
-    assert [] == planner.steps(runs_it, RELEASES, [], Retries())
+    assert [] == planner.steps(runs_it, RELEASES, [], tries)
 
 
 def test_an_open_attempt_of_the_assignment_needs_no_step():
-    assert [] == planner.steps(assigned(), RELEASES, [attempt(1, State.OFFERED)], Retries())
+    assert [] == planner.steps(assigned(), RELEASES, [attempt(1, State.OFFERED)], tries)
 
 
 @pytest.mark.parametrize("state", ["QUEUED", "OFFERED", "DEFERRED", "DOWNLOADING", "DOWNLOADED", "INSTALLING"])
 def test_an_open_attempt_of_another_release_is_superseded(state):
-    steps = planner.steps(assigned("prod/1.2.0", "r-000002"), RELEASES, [attempt(1, State(state))], Retries())
+    steps = planner.steps(assigned("prod/1.2.0", "r-000002"), RELEASES, [attempt(1, State(state))], tries)
     assert ["superseded by prod/1.2.0"] == [step.cause for step in steps]
 
 
 @pytest.mark.parametrize("state", ["TRIAL", "CANCELING"])
 def test_what_cannot_be_canceled_or_already_is_gets_no_second_step(state):
-    assert [] == planner.steps(assigned("prod/1.2.0", "r-000002"), RELEASES, [attempt(1, State(state))], Retries())
+    assert [] == planner.steps(assigned("prod/1.2.0", "r-000002"), RELEASES, [attempt(1, State(state))], tries)
 
 
 def test_an_obstacle_is_a_step_that_says_so():
     old = assigned(parts={"firmware": InstalledPart(version="9", seq=9)})
-    assert [Obstacle.ANTI_ROLLBACK] == [step.obstacle for step in planner.steps(old, RELEASES, [], Retries())]
+    assert [Obstacle.ANTI_ROLLBACK] == [step.obstacle for step in planner.steps(old, RELEASES, [], tries)]
 
 
 def test_the_assignment_of_a_canceled_rollout_stands_only_where_it_had_arrived():
     canceled = {RolloutId("r-000001")}
-    assert [] == planner.steps(assigned(), RELEASES, [], Retries(), canceled=canceled)
+    assert [] == planner.steps(assigned(), RELEASES, [], tries, canceled=canceled)
     past = [attempt(1, State.CONFIRMED)]
-    assert 1 == len(planner.steps(assigned(), RELEASES, past, Retries(), canceled=canceled))
+    assert 1 == len(planner.steps(assigned(), RELEASES, past, tries, canceled=canceled))
 
 
 def records(world, device):

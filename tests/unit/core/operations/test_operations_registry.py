@@ -58,6 +58,8 @@ READS = {
     "release.list": {},
     "release.show": {"release": "1.1.0"},
     "release.ahead": {"release": "1.1.0"},
+    "rollout.check": {"release": "1.1.0"},
+    "rollout.plan": {"release": "1.1.0"},
     "device.list": {},
     "device.show": {"device": "d1"},
     "rollout.list": {},

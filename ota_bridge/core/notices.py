@@ -1,0 +1,43 @@
+"""What a notice says to one device, or why there can be none."""
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import Deployment
+from ota_bridge.core.fleet import Device
+from ota_bridge.core.messages import Offer, PublicOffer
+from ota_bridge.core.rules import Rules
+from ota_bridge.core.values import Sha256
+
+
+def notice(rules: Rules, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
+    """The notice of a deployment, still without its ticket; or the cause for which there is none."""
+    part = release.parts[deployment.component]
+    if device.proto == 0:
+        if not rules.public_url:
+            return "the device downloads by URL and offers.public_url is not set"
+        return PublicOffer(
+            device=device.id,
+            deployment=deployment.id,
+            version=part.version,
+            url=rules.public_url.replace("{sha256}", part.manifest.sha256.hex()),
+            md5=part.md5,
+            size_bytes=part.manifest.size_bytes,
+        )
+    if device.boot is None:
+        return "the device has not checked in"
+    return Offer(
+        device=device.id,
+        encoding=device.encoding,
+        deployment=deployment.id,
+        release=deployment.release,
+        component=deployment.component,
+        manifest=part.envelope,
+        manifest_digest=Sha256(part.manifest.digest),
+        ticket=None,
+        ticket_digest=None,
+        boot=device.boot,
+        nonce=device.nonce,
+        block_max=min(rules.block_max, device.max_block or rules.block_max),
+        window_max=min(rules.window_max, device.max_window or rules.window_max),
+        resend_after_s=int(rules.pacing.resend_after_s),
+        max_packet=device.max_packet,
+    )

@@ -1,0 +1,24 @@
+"""The settings of the core, as the configuration has them. A rollout's plan may have times and tries of its own."""
+
+from dataclasses import dataclass, field
+
+from ota_bridge.core.delivery import Pacing
+from ota_bridge.core.fleet import Enrol
+from ota_bridge.core.rollout.policy import Retries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The settings of the core."""
+
+    enrol: Enrol = Enrol.OPEN
+    enrol_per_s: float = 100
+    enrol_burst: int = 1000
+    unique_names: bool = False
+    """True: user names cannot hold a `/`, so a device name belongs to one product only (native protocol §1)."""
+    block_max: int = 16_384
+    window_max: int = 16
+    public_url: str = ""
+    """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
+    pacing: Pacing = field(default_factory=Pacing)
+    retries: Retries = field(default_factory=Retries)

@@ -1,0 +1,212 @@
+"""What is done to a rollout as a whole, by operators and by its own gates: hold, go on, open a stage, end, go back.
+
+Each stores the rollout with the cause, lets its open deployments follow, and has its summary published.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import ceil
+from typing import Final
+
+from ota_bridge.core.catalog import Release
+from ota_bridge.core.deployment import OPEN, Deployment, State
+from ota_bridge.core.errors import Conflict
+from ota_bridge.core.messages import CheckInRequest
+from ota_bridge.core.rollout.gates import tally
+from ota_bridge.core.rollout.model import PLACES_END, TIER, Rollout, RolloutState, Target
+from ota_bridge.core.rollout.plan import Plan, Stage
+from ota_bridge.core.updates import Updates
+from ota_bridge.core.values import DeploymentId, ReleaseId
+
+SELF: Final = "ota-bridge"
+"""Who acts where a gate or the clock does."""
+_AGAIN: Final = frozenset({State.OFFERED, State.DOWNLOADING, State.DOWNLOADED, State.DEFERRED})
+
+
+def deployments_of(updates: Updates, rollout: Rollout, *, open_only: bool = False) -> Iterator[Deployment]:
+    """The latest attempts of a rollout, page by page."""
+    after: DeploymentId | None = None
+    while page := updates.unit.deployments.of_rollout(rollout.id, open_only=open_only, after=after):
+        yield from page
+        after = page[-1].id
+
+
+def store(updates: Updates, rollout: Rollout) -> Rollout:
+    """Keep it, and have it told."""
+    updates.unit.rollouts.put(rollout)
+    updates.rollout_changed(rollout.id)
+    return rollout
+
+
+def begin(updates: Updates, rollout: Rollout) -> Rollout:
+    """It starts now: from here on its devices are looked at."""
+    wall = updates.now.wall
+    standing = replace(rollout.standing, started_wall=wall, admits_wall=wall)
+    if rollout.plan.stages[0].is_rest:
+        standing = standing.opened(PLACES_END, 0, wall)
+    return store(updates, replace(rollout, standing=standing, sweep=""))
+
+
+def pause(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
+    """Hold it: no offers, no blocks, no installs; nothing is lost."""
+    paused = rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause)
+    return _follow(updates, paused)
+
+
+def resume(updates: Updates, rollout: Rollout, actor: str) -> Rollout:
+    """Go on. Failures that its gates have seen are seen by a person now, and count no more."""
+    running = rollout.becomes(RolloutState.RUNNING, updates.now.wall, actor)
+    standing = running.standing
+    if rollout.stage is not None and rollout.stage.failure is not None:
+        found = tally(updates.unit.deployments.tallies(rollout.id), standing.stage, 0)
+        running = replace(running, standing=replace(standing, forgiven=found.failures(rollout.stage.failure.kinds)))
+    if standing.started_wall is None:
+        running = replace(running, sweep=None)
+    return _follow(updates, running)
+
+
+def _follow(updates: Updates, rollout: Rollout) -> Rollout:
+    """Store a paused or resumed rollout; its deployments' times start again, and its grants follow."""
+    store(updates, rollout)
+    running = rollout.state is RolloutState.RUNNING
+    for deployment in deployments_of(updates, rollout, open_only=True):
+        if running and deployment.state in _AGAIN:
+            deployment = replace(deployment, changed_wall=updates.now.wall, resent=False)  # noqa: PLW2901
+        updates.schedule(deployment)
+        updates.grant(deployment.device)
+        device = updates.unit.devices.get(deployment.device)
+        if running and device is not None and device.proto > 0 and deployment.state in OPEN:
+            updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
+    return rollout
+
+
+def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
+    """End it. What is open is canceled by `cancel_open`, now or in slices (`sweep` says that some may be left)."""
+    canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
+    updates.unit.members.clear(rollout.id)
+    return store(updates, replace(canceled, sweep=""))
+
+
+def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
+    """Let nobody else in; what runs goes on to its end."""
+    canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
+    updates.unit.members.clear(rollout.id)
+    return store(updates, canceled)
+
+
+def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, cause: str) -> bool:
+    """Take a rollout's assignment from a device that it has not reached, and cancel what is open; True if that was."""
+    device = updates.unit.devices.get(deployment.device)
+    if device is None:
+        return False
+    held = device.assigned.get(deployment.component)
+    arrived = deployment.state is State.CONFIRMED and deployment.release == rollout.release
+    if not arrived and held is not None and held.rollout == rollout.id:
+        device = device.assign(deployment.component, None)
+        updates.unit.devices.put(device)
+    return deployment.is_open and updates.cancel(device, deployment, cause)
+
+
+def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
+    """Cancel everything of a rollout that is open and has not begun to install; how many that were."""
+    return sum(release_device(updates, rollout, one, cause) for one in deployments_of(updates, rollout))
+
+
+def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: str) -> int:
+    """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay."""
+    canceled = 0
+    for deployment in deployments_of(updates, rollout, open_only=True):
+        device = updates.unit.devices.get(deployment.device)
+        if device is not None and deployment.release == stone and updates.cancel(device, deployment, cause):
+            canceled += 1
+    return canceled
+
+
+def open_stage(updates: Updates, rollout: Rollout) -> Rollout:
+    """Open the next stage; raises Conflict where there is none."""
+    standing, stages = rollout.standing, rollout.plan.stages
+    if standing.stage + 1 >= len(stages):
+        raise Conflict(f"rollout {rollout.id}: its last stage is open")
+    stage = stages[standing.stage + 1]
+    end = _end_of(updates, rollout, stage)
+    size = updates.unit.members.count(rollout.id, start=standing.end, end=end)
+    return store(updates, replace(rollout, standing=standing.opened(end, size, updates.now.wall)))
+
+
+def _end_of(updates: Updates, rollout: Rollout, stage: Stage) -> int:
+    """The first place after a stage's: all of its query, so many devices, or up to a share of all there are."""
+    standing, members = rollout.standing, updates.unit.members
+    if stage.is_rest:
+        return PLACES_END
+    if stage.where:
+        return (standing.stage + 2) * TIER
+    wanted = stage.devices or 0
+    if stage.percent is not None:
+        reached = sum(standing.sizes)
+        total = reached + members.count(rollout.id, start=standing.end)
+        wanted = max(0, ceil(total * stage.percent / 100) - reached)
+    if not wanted:
+        return standing.end
+    last = members.nth(rollout.id, standing.end, wanted - 1)
+    if last is None:  # it has fewer: all of them
+        left = members.count(rollout.id, start=standing.end)
+        last = members.nth(rollout.id, standing.end, left - 1) if left else None
+    return standing.end if last is None else last + 1
+
+
+def roll_back(updates: Updates, rollout: Rollout, actor: str, cause: str, target: Release) -> Rollout:
+    """End a rollout and bring another release, urgently, to all devices that run what it brought."""
+    if rollout.state is not RolloutState.CANCELED:
+        cancel(updates, rollout, actor, cause)
+    release = updates.unit.releases.get(rollout.release)
+    assert release is not None, "a rollout's release is never deleted"
+    parts = [f'("{name}" in versions && versions["{name}"] == "{release.version}")' for name in sorted(target.parts)]
+    back = Rollout(
+        id=updates.unit.new_rollout_id(),
+        release=target.id,
+        product=rollout.product,
+        target=Target(where=" || ".join(parts)),
+        state=RolloutState.RUNNING,
+        created_wall=updates.now.wall,
+        created_by=actor,
+        changed_wall=updates.now.wall,
+        changed_by=actor,
+        plan=Plan(is_urgent=True),
+        cause=f"rolls back {rollout.id} ({release.id}): {cause}",
+    )
+    return begin(updates, back)
+
+
+def what_to_sign(updates: Updates, rollout: Rollout, back_to: Release) -> str:
+    """What the author has to sign so that devices which run a rollout's release take an older image again."""
+    release = updates.unit.releases.get(rollout.release)
+    assert release is not None, "a rollout's release is never deleted"
+    needs = [
+        f"{name}: the image of {back_to.id} (sha256 {part.manifest.sha256.hex()}) "
+        f"with seq {release.parts[name].manifest.seq + 1} or higher"
+        for name, part in sorted(back_to.parts.items())
+        if name in release.parts
+    ]
+    return f"sign again, as another version, {'; '.join(needs)}" if needs else "they have no component in common"
+
+
+def hindrance_to_roll_back(updates: Updates, release: Release, back_to: ReleaseId) -> str:
+    """Why a release cannot take the place of another that failed, or nothing."""
+    target = updates.unit.releases.get(back_to)
+    if target is None:
+        return f"there is no release {back_to}"
+    if target.product != release.product:
+        return f"{back_to} is not a {release.product}"
+    if target.state.value == "withdrawn":
+        return f"{back_to} is withdrawn"
+    for name, part in sorted(release.parts.items()):
+        other = target.parts.get(name)
+        if other is not None and other.manifest.counter <= part.manifest.counter:
+            return (
+                f"{name} of {back_to} has seq {other.manifest.seq}, which devices with {release.id} (seq "
+                f"{part.manifest.seq}) refuse; sign its image again, as another version, with seq "
+                f"{part.manifest.seq + 1} or higher"
+            )
+    if not set(target.parts) & set(release.parts):
+        return f"{back_to} has no component of {release.id}"
+    return ""
