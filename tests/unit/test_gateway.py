@@ -679,6 +679,37 @@ async def test_each_changed_rollout_is_published_once_a_beat_and_retained(harnes
     assert [] == quiet(harness.wire.log)
 
 
+async def test_what_a_broker_may_have_lost_is_published_again_once_it_is_back(harness):
+    harness.gateway.set_plane(control=True)
+    harness.release()
+    harness.report()
+    await harness.gateway.pump()
+    harness.gateway.set_plane(control=False)
+    harness.gateway.set_plane(control=True)
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert ["state"] == quiet(harness.wire.log)
+    assert harness.wire.last.topic.startswith("$ota/state/rollout/")
+
+
+async def test_the_pump_goes_on_after_an_error_of_the_store(harness, monkeypatch):
+    beats, again = [], asyncio.Event()
+
+    async def pump(gateway):
+        beats.append(gateway)
+        if len(beats) == 1:
+            raise StoreError("the disk is full")
+        again.set()
+
+    monkeypatch.setattr("ota_bridge.gateway.PUMP_S", 0.0)
+    monkeypatch.setattr(Gateway, "pump", pump)
+    running = asyncio.ensure_future(harness.gateway.run())
+    async with asyncio.timeout(5):
+        await asyncio.wait({running, asyncio.ensure_future(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    assert not running.done()
+    running.cancel()
+
+
 def test_the_state_of_both_planes_is_published_when_it_changes_and_control_is_up(harness):
     harness.gateway.set_plane(blocks=True)
     assert [] == harness.wire.log

@@ -5,7 +5,7 @@ from core_lives import bring, canceling, downloaded, downloading, installing, of
 from core_world import FACTORY, START_S, World
 
 from ota_bridge.core.deployment import State
-from ota_bridge.core.messages import CancelUpdate, Offer
+from ota_bridge.core.messages import CancelUpdate, GrantsChanged, Offer
 from ota_bridge.core.rollout.policy import Retries
 
 
@@ -47,6 +47,29 @@ def test_an_offer_carries_the_bridges_limits_where_they_are_lower(world):
 def test_an_offer_carries_the_ticket_for_its_nonce(world):
     device = offered(world)
     assert device.last.nonce.hex().encode() in offers(world)[-1].ticket
+
+
+def named(change):
+    """What a device may fetch by its digest alone."""
+    return {digest for grant in change.grants for digest, _ in grant.inline}
+
+
+def test_a_ticket_that_may_have_to_be_fetched_is_in_the_table_before_the_notice(world):
+    world.device(max_packet=256)
+    world.release()
+    outputs = world.do("rollout.start", release="1.1.0") and world.last
+    (at,) = (index for index, output in enumerate(outputs) if isinstance(output, Offer))
+    before = [output for output in outputs[:at] if isinstance(output, GrantsChanged)]
+    assert outputs[at].ticket_digest in named(before[-1])
+
+
+def test_the_same_offer_has_the_same_ticket_after_a_restart(world):
+    world.device(max_packet=256)
+    world.release()
+    world.rollout()
+    world.jump(10)
+    (change,), _ = world.read(lambda unit: world.bridge.grants_page(unit, world.now, None))
+    assert offers(world)[-1].ticket_digest in named(change)
 
 
 def test_without_a_block_request_the_notice_goes_out_once_more_and_never_a_third_time(world):

@@ -7,7 +7,7 @@ import pytest
 
 
 class Disk:
-    """Steps as they are taken: ("synced", inode), ("made", path), ("named", path)."""
+    """Steps as they are taken: ("synced", inode), ("made", path), ("named", path), ("gone", path)."""
 
     def __init__(self):
         self.steps = []
@@ -42,6 +42,9 @@ def disk(monkeypatch):
 
     watch(os, "fsync", lambda descriptor: ("synced", os.fstat(descriptor).st_ino))
     watch(Path, "mkdir", lambda path, *_: None if path.exists() else ("made", path))
+
+    watch(Path, "touch", lambda path, *_: ("made", path))
+    watch(Path, "unlink", lambda path, *_: ("gone", path))
 
     def named(source, target):
         return ("named", Path(target)) if Path(target) != source else ("named already", source)

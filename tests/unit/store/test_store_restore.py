@@ -99,6 +99,25 @@ def test_no_artifact_is_taken_away_and_a_damaged_one_is_healed(file, later):
     assert {0o444} == {stat.S_IMODE(path.stat().st_mode) for path in later.glob("*/??/*")}
 
 
+def test_an_artifact_is_on_disk_before_it_has_its_name_and_then_the_name(file, later, disk):
+    put_back(file, later)
+    restored = [path for path in later.glob("*/??/*") if ("named", path) in disk.steps]
+    assert 2 == len(restored)
+    for path in restored:
+        disk.assert_survives(path)
+
+
+def test_the_mark_is_on_disk_before_the_older_database_goes_and_the_newer_one_before_the_mark_goes(file, later, disk):
+    mark = restoring_mark(later / NAME)
+    aside = put_back(file, later).aside
+    taken = [("made", mark), ("named", aside / NAME), ("named", later / NAME), ("gone", mark)]
+    begun, old, new, ended = (disk.steps.index(step) for step in taken)
+    for before, after in [(begun, old), (old, new), (new, ended), (ended, None)]:
+        assert ("synced", later.stat().st_ino) in disk.steps[before:after], disk.steps
+    assert ("synced", aside.stat().st_ino) in disk.steps[old:new]
+    disk.assert_survives(later / NAME)
+
+
 def test_a_new_directory_is_filled(file, tmp_path):
     root = tmp_path / "a" / "data"
     done = put_back(file, root)
