@@ -21,6 +21,8 @@ from ota_bridge.query_tree import asked_keys, check_cost, constant_calls, read_t
 
 QUERY_MAX_BYTES: Final = 4096
 KEPT_MAX: Final = 256
+_SAID_MAX: Final = 200
+_NAME_MAX: Final = 40
 _PLACE: Final = re.compile(
     r"ERROR: <input>:([0-9]+):([0-9]+): (.*?)(?: \(in container ''\))?(?: \[[A-Z_]+\])?$", re.MULTILINE
 )
@@ -136,11 +138,12 @@ def _sentence(text: str, error: str) -> str:
         return "query: it is nested too deeply, at most 32 levels are allowed; a long sum is nested, too"
     if found is None:
         return f"query: {_CODE.sub('', error).splitlines()[0][:200]}"
-    line, column, said = int(found[1]), int(found[2]), _EXPECTING.sub(r"\1", found[3])
-    name = _UNDECLARED.match(said)
-    if name is not None:
-        near = get_close_matches(name[1], VARIABLES, n=1)
-        said = f"there is no {name[1]!r}; " + (
+    line, column, said = int(found[1]), int(found[2]), _EXPECTING.sub(r"\1", found[3])[:_SAID_MAX]
+    undeclared = _UNDECLARED.match(found[3])
+    if undeclared is not None:
+        name = undeclared[1][:_NAME_MAX]
+        near = get_close_matches(name, VARIABLES, n=1)
+        said = f"there is no {name!r}; " + (
             f"did you mean {near[0]!r}?" if near else f"known are {', '.join(VARIABLES)}"
         )
     shown = text.split("\n")[line - 1].replace("\t", " ")

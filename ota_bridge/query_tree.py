@@ -128,7 +128,10 @@ def _node(data: bytes, depth: int) -> Node:
                 entries = [pair for field, entry in fields if field == 2 for pair in _fields(entry)]  # noqa: PLR2004
                 return Node(form=Form.MAP, children=_nodes(entries, (3, 4), below))
             case 9:
-                return Node(form=Form.LOOP, children=_nodes(fields, (2, 4, 5, 6, 7), below))
+                parts = _nodes(fields, (2, 4, 5, 6, 7), below)
+                if len(parts) != 5:  # noqa: PLR2004 - range, start, condition, step, result
+                    raise Malformed("a loop has not its five parts")
+                return Node(form=Form.LOOP, children=parts)
             case _:
                 pass
     return Node(form=Form.CONSTANT)
@@ -195,7 +198,7 @@ def _steps(node: Node) -> int:
         return _steps(over) + _rounds(over) * sum(_steps(child) for child in rest)
     own = 1
     if node.form is Form.CALL and node.text == "matches":
-        pattern = node.children[-1]
+        pattern = node.children[-1] if node.children else node
         if pattern.form is not Form.CONSTANT or pattern.text is None:
             raise InvalidInput("query: the pattern of matches must stand in the query, in quotes")
         own = _pattern_steps(pattern.text)

@@ -21,6 +21,7 @@ from device_sim.journal import frame
 from device_sim.settings import Download, Final, Settings, Trial
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.operations import OPERATIONS
+from tests.fuzz import query_targets
 from tests.fuzz.target import CORPUS, framed
 from tests.fuzz.world_targets import (
     ASKED,
@@ -113,7 +114,22 @@ def made() -> dict[str, list[bytes]]:
             b'{"op":"events","args":{"device":"d1"},"stream":true}\n',
         ],
         "sim_device": list(_device_rows()),
+        "query": QUERY_TEXTS,
+        "query_tree": [query_targets.QUERIES._env.compile(text.decode()).serialize() for text in QUERY_TEXTS[:4]],
+        "window": [b"0 2 * * *\nEurope/Berlin\n7200", b"*/15 1-3,22 * * mon-fri\n\n600", b"30 2 L,15 jan */2\nAustralia/Lord_Howe\n86400"],
+        "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
     }  # fmt: skip
+
+
+QUERY_TEXTS = [
+    b'attrs.batch == "A7" && older(versions.firmware, "1.10")',
+    b'has(attrs.year) && attrs["year"] >= 2024 || "k1" in attrs',
+    b'tags.exists(t, t.matches("^eu-[0-9]{1,3}$"))',
+    b'last_seen_s > 30 * 86400 ? hw in ["r1", "r2"] : !on_trial',
+    b'number(name) % 2 == 1 && duration("36h") > duration("1s")',
+    b"attrs.map(k, k + k).size() < 5 // a comment",
+    b'size({"a": 1, "b": [2u, 3.5, b"x"]}) == 2',
+]
 
 
 # --- vectors -------------------------------------------------------------------------------------------------

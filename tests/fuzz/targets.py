@@ -1,10 +1,12 @@
-"""Every fuzz target, by name. To add one, write it into one of the three modules and run `make fuzz-corpus`."""
+"""Every fuzz target, by name. To add one, write it into one of the modules and run `make fuzz-corpus`."""
 
-from tests.fuzz import bridge_targets, driver, sim_targets, world_targets
+from tests.fuzz import bridge_targets, driver, query_targets, sim_targets, world_targets
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (*bridge_targets.TARGETS, *sim_targets.TARGETS, *world_targets.TARGETS)
+    target.name: target
+    for module in (bridge_targets, sim_targets, world_targets, query_targets)
+    for target in module.TARGETS
 }
 
 

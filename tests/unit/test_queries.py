@@ -121,6 +121,13 @@ def test_a_name_like_no_other_is_answered_with_all_that_there_are():
         QUERIES("xyzzy == 1")
 
 
+@pytest.mark.parametrize("text", ["x" * 4000, "'" + "x" * 4000, "size(" + "x" * 4000 + ")", "hw." + "x" * 4000 + "()"])
+def test_a_sentence_stays_short_whatever_was_written(text):
+    with pytest.raises(InvalidInput) as refused:
+        QUERIES(text)
+    assert len(str(refused.value)) < 600
+
+
 def test_a_place_far_to_the_right_is_shown_with_what_stands_around_it():
     with pytest.raises(InvalidInput) as refused:
         QUERIES("true && " * 40 + "oops")

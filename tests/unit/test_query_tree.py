@@ -67,6 +67,21 @@ def test_what_operators_write_is_not(text):
     check_cost(tree(text))
 
 
+def in_an_any(expression):
+    checked = bytes([0x22, len(expression)]) + expression
+    return bytes([0x12, len(checked)]) + checked
+
+
+def test_a_loop_without_its_parts_is_malformed():
+    with pytest.raises(Malformed, match="five parts"):
+        read_tree(in_an_any(b"\x4a\x00"))
+
+
+def test_a_call_without_arguments_has_no_pattern():
+    with pytest.raises(InvalidInput, match="must stand in the query"):
+        check_cost(read_tree(in_an_any(b"\x32\x09\x12\x07matches")))
+
+
 def test_every_shorter_text_and_any_bytes_are_read_or_malformed():
     data = written("attrs.a == 'x' && attrs.exists(k, k.matches('^b'))")
     for end in range(len(data)):

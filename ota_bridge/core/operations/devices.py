@@ -97,10 +97,18 @@ def _add(context: Context, row: Mapping[str, Any]) -> Json:
         hw=checked_hardware_id(str(hw)) if hw else None,
         label=_free_label(context.unit, str(row.get("label") or ""), device_id),
         tags=tuple(sorted({checked_tag(str(tag)) for tag in tags})),
-        attrs=checked_attributes(attrs),
+        attrs=_attributes(context, attrs),
     )
     context.unit.devices.put(device)
     return device_view(context.unit, device)
+
+
+def _attributes(context: Context, attrs: Mapping[str, Any]) -> dict[str, str | int]:
+    """`attrs` if a device may have them: `tz` is the zone in which windows open for it."""
+    checked = checked_attributes(attrs)
+    if "tz" in checked and not context.bridge.calendar.knows(str(checked["tz"])):
+        raise InvalidInput(f"attribute tz: {checked['tz']!r} is no time zone; write it as Europe/Berlin")
+    return checked
 
 
 def _free_label(unit: UnitOfWork, text: str, device: DeviceId) -> str:
@@ -140,7 +148,7 @@ def device_set(context: Context, device: str, attrs: dict[str, Any]) -> Json:
         if value is None and checked_attribute(name) not in found.attrs:
             raise NotFound(f"device {found.id} has no attribute {name}")
     wanted = {name: value for name, value in {**found.attrs, **attrs}.items() if value is not None}
-    found = replace(found, attrs=checked_attributes(wanted))
+    found = replace(found, attrs=_attributes(context, wanted))
     context.unit.devices.put(found)
     return device_view(context.unit, found)
 

@@ -11,6 +11,7 @@ import pytest
 
 from ota_bridge.backup import Backups
 from ota_bridge.block_plane import LocalPlane
+from ota_bridge.calendars import CronCalendar
 from ota_bridge.cli.app import run
 from ota_bridge.config import Config
 from ota_bridge.core.blocks import BlockServer
@@ -177,6 +178,7 @@ class DaemonWithoutLinks:
                 ticket=authority.ticket,
                 keysets=authority.standing,
                 queries=CelQueries(),
+                calendar=CronCalendar(),
             ),
             store=store,
             dialect=dialect,

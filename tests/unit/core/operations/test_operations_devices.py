@@ -128,6 +128,16 @@ def test_attributes_are_few_short_and_of_two_kinds(world, attrs):
     assert {} == device.record.attrs
 
 
+@pytest.mark.parametrize("tz", ["Europe/Berlinn", "", 2])
+def test_the_attribute_tz_is_a_zone_that_there_is(world, tz):
+    world.device("d1")
+    with pytest.raises(InvalidInput, match="attribute tz: .* is no time zone"):
+        world.do("device.set", device="d1", attrs={"tz": tz})
+    with pytest.raises(InvalidInput, match="row 1: attribute tz"):
+        world.do("device.import", rows=[{"device": "prod/d2", "attrs": {"tz": tz}}])
+    assert "Europe/Berlin" == world.do("device.set", device="d1", attrs={"tz": "Europe/Berlin"})["attrs"]["tz"]
+
+
 def test_attributes_outlive_check_ins(world):
     device = world.device("d1")
     world.do("device.set", device="d1", attrs={"batch": "A7"})
