@@ -52,7 +52,7 @@ class Intake:
         if upload is None:
             raise InvalidInput("release.add: the artifact's bytes are missing")
         fields = Fields(args, name="release.add")
-        fields.only("envelope", "product", "version", "part_version", "hw", "file_name", "installs_from")
+        fields.only("envelope", "product", "version", "part_version", "hw", "file_name", "installs_from", "in_advance")
         envelope = _binary("release.add: the envelope", fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
         manifest = self._verify(envelope)
         product = checked_product(fields.text("product", max_bytes=64))
@@ -62,6 +62,7 @@ class Intake:
         part_version = fields.optional(fields.text, "part_version", max_bytes=32) or version
         _check_claims(manifest, product, hardware, part_version)
         installs_from = _bounds(fields)
+        in_advance = "in_advance" in fields and fields.flag("in_advance")
         md5 = await self._store(manifest, upload)
         part = ReleasePart(
             component=manifest.component,
@@ -71,7 +72,7 @@ class Intake:
             file_name=fields.note("file_name", max_characters=FILE_NAME_MAX) if "file_name" in fields else "",
             installs_from=installs_from,
         )
-        arrived = Upload(product=product, version=version, hardware=hardware, part=part)
+        arrived = Upload(product=product, version=version, hardware=hardware, part=part, in_advance=in_advance)
         bridge = self._gateway.bridge
 
         def work(unit: UnitOfWork) -> tuple[dict[str, Any], list[Output]]:

@@ -365,6 +365,7 @@ class World:
         product: str = "prod",
         release: str = "",
         installs_from: tuple[str, ...] = (),
+        in_advance: bool = False,
         **facts: Any,
     ) -> str:
         """Add a release (or one more component of it, of another version than the release's); returns its id."""
@@ -382,7 +383,9 @@ class World:
             md5="0" * 32,
             installs_from=installs_from,
         )
-        upload = Upload(product=product, version=release or version, hardware=hardware, part=part)
+        upload = Upload(
+            product=product, version=release or version, hardware=hardware, part=part, in_advance=in_advance
+        )
 
         def work(unit: Any) -> Any:
             updates = self.bridge.updates(unit, self.now)

@@ -119,6 +119,9 @@ def add(
             show_default="any",
         ),
     ] = None,
+    in_advance: Annotated[
+        bool, typer.Option("--in-advance", help="What it installs from or needs is added later.")
+    ] = False,
     needs: _NeedsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -135,7 +138,9 @@ def add(
         seq = seq or _next_seq(releases, component, _vendor_and_epoch(session, vendor)[1])
         envelope = _signed(session, file, product, signed_version, hw, seq, component, key, chunk, vendor, needs)
     claims = {"product": product, "version": version, "part_version": part_version, "hw": list(hw)}
-    result = _upload(session, file, envelope, {**claims, "installs_from": list(bounds) or None})
+    result = _upload(
+        session, file, envelope, {**claims, "installs_from": list(bounds) or None, "in_advance": in_advance or None}
+    )
     if as_json:
         session.output.json(result)
         return
@@ -188,6 +193,39 @@ def show(context: typer.Context, release: ReleaseArgument, as_json: JsonOption =
     answer = session.read("release.show", {"release": release})
     if not session.shown_as_json(None, answer):
         _print_release(session, answer.result)
+
+
+@commands.command("path")
+def path(
+    context: typer.Context,
+    release: ReleaseArgument,
+    device: Annotated[str | None, typer.Argument(metavar="DEVICE", help="Id, name or label.")] = None,
+    runs: Annotated[
+        str | None, typer.Option("--from", metavar="VERSION", help="What a device runs, instead of a device.")
+    ] = None,
+    component: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only this component.", show_default="all")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show by which steps a device comes to a release."""
+    session = Session.of(context, as_json=as_json)
+    asked = {"release": release, "device": device, "version": runs, "component": component}
+    answer = session.read("release.path", asked)
+    if session.shown_as_json(None, answer):
+        return
+    for name, part in answer.result["parts"].items():
+        session.output.say(f"{name}: {_path(part)}")
+
+
+def _path(part: Mapping[str, Any]) -> str:
+    steps = part["steps"]
+    reason = part["reason"] or (part["code"] or "").replace("_", " ")
+    if not steps:
+        return reason
+    sent = size(sum(step["size_bytes"] for step in steps))
+    line = f"{' -> '.join([part['runs'], *(step['version'] for step in steps)])}: {counted(len(steps), 'step')}, {sent}"
+    return f"{line}; {reason}" if reason else line
 
 
 @commands.command("withdraw")

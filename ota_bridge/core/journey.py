@@ -1,16 +1,19 @@
 """The way of a device's component to the release that it is assigned, in words: for `why` and for `release path`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from ota_bridge.core.catalog import Release
+from ota_bridge.core.catalog import Release, ReleasePart
 from ota_bridge.core.deployment import Deployment, State
-from ota_bridge.core.fleet import Device
+from ota_bridge.core.fleet import Assignment, Device, DeviceState
+from ota_bridge.core.known import is_known
+from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.ports import UnitOfWork
-from ota_bridge.core.rollout import needs, planner
-from ota_bridge.core.rollout.paths import NoPath, Paths, Route, after
+from ota_bridge.core.rollout import needs, planner, policy
+from ota_bridge.core.rollout.paths import NoPath, Path, Paths, Route, after
 from ota_bridge.core.rollout.policy import Obstacle
-from ota_bridge.core.values import ReleaseId
+from ota_bridge.core.values import DeviceId, ReleaseId
 
 STEPS_MAX = 50
 """Deployments of a device among which its earlier steps are looked for."""
@@ -56,6 +59,50 @@ def obstacle_sentence(
     if obstacle is Obstacle.LACKS_COMPONENT:
         return f"{wants}, and nothing that is assigned to it brings that"
     return f"{wants}, and waits until that is confirmed"
+
+
+def imagined(unit: UnitOfWork, release: Release, version: str, components: Sequence[str]) -> Device:
+    """A device of a release's first hardware that runs a version: by the catalog, else with no seq to tell."""
+    parts = {component: InstalledPart(version=version) for component in components}
+    for other in unit.releases.all(product=release.product):
+        for component in components:
+            if component in other.parts and other.parts[component].version == version:
+                parts[component] = after(other.parts[component])
+    return Device(
+        id=DeviceId(release.product, "imagined"),
+        state=DeviceState.ACTIVE,
+        created_wall=0.0,
+        hw=release.hardware[0],
+        proto=1,
+        parts=parts,
+        last_report_wall=0.0,
+    )
+
+
+def path_view(unit: UnitOfWork, device: Device, component: str, target: Release) -> dict[str, Any]:
+    """The path of one component, as if the device were assigned the release: what `release path` shows."""
+    ahead = replace(device, assigned={name: Assignment(release=target.id, rollout=None) for name in target.parts})
+    installed = device.parts.get(component)
+    view: dict[str, Any] = {"runs": installed.version if installed else None, "steps": [], "code": None, "reason": None}
+    obstacle = policy.fits(ahead, target, target.parts[component])
+    if obstacle is None:
+        known = is_known(unit, device.id.product, component, installed)
+        obstacle, step = next_step(unit, ahead, component, target, is_known=known)
+        view["reason"] = obstacle_sentence(unit, ahead, component, target, step, obstacle) if obstacle else None
+    view["code"] = obstacle.value if obstacle else None
+    found = route_of(unit, ahead)(ahead, component, target) if installed is not None else None
+    if isinstance(found, Path) and obstacle in {None, Obstacle.WAITS_FOR_COMPONENT}:
+        view["steps"] = [_step_view(step.id, step.parts[component]) for step in found.steps]
+    return view
+
+
+def _step_view(release: ReleaseId, part: ReleasePart) -> dict[str, Any]:
+    return {
+        "release": release,
+        "version": part.version,
+        "seq": part.manifest.seq,
+        "size_bytes": part.manifest.size_bytes,
+    }
 
 
 def told(unit: UnitOfWork, device: Device, deployment: Deployment) -> str:

@@ -15,7 +15,7 @@ from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
-from ota_bridge.core.messages import ReportKey
+from ota_bridge.core.messages import InstalledPart, ReportKey
 from ota_bridge.core.rollout.facts import Key
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.rollout.plan import Window
@@ -49,6 +49,9 @@ class Devices(Protocol):
         limit: int = 1000,
     ) -> Sequence[Device]: ...
     def count(self, *, product: str | None = None) -> int: ...
+    def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
+        """What the product's devices that are not retired report, each combination of components once."""
+        ...
 
 
 class Deployments(Protocol):

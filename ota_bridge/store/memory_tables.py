@@ -13,6 +13,7 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.ports import (
     Deployments,
     Devices,
@@ -139,6 +140,13 @@ class MemoryDevices(_Table):
 
     def count(self, *, product: str | None = None) -> int:
         return sum(product in (None, device.product) for device in self._state.devices)
+
+    def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
+        found: list[Mapping[str, InstalledPart]] = []
+        for one in self._sorted(self._state.devices.values()):
+            if one.id.product == product and one.state is not DeviceState.RETIRED and one.parts not in found:
+                found.append(one.parts)
+        return found
 
     def _sorted(self, devices: Iterable[Device]) -> list[Device]:
         return sorted(devices, key=lambda one: one.id)

@@ -116,7 +116,7 @@ def device_from(row: Row) -> Device:
         max_packet=row[13],
         max_block=row[14],
         max_window=row[15],
-        parts=_parts_from(row[16]),
+        parts=parts_from(row[16]),
         have=() if row[17] == "[]" else tuple((b64decode(prefix), size) for prefix, size in decode(row[17])),
         assigned=_assigned_from(row[18]),
         last_report_wall=row[19],
@@ -133,7 +133,8 @@ def _parts_text(parts: Mapping[str, InstalledPart]) -> str:
     return encode({name: (part.version, part.seq, b64(part.digest8), part.trial) for name, part in parts.items()})
 
 
-def _parts_from(text: str) -> dict[str, InstalledPart]:
+def parts_from(text: str) -> dict[str, InstalledPart]:
+    """What a device reported, from its column."""
     return {
         name: InstalledPart(version=version, seq=seq, digest8=b64decode(digest8), trial=trial)
         for name, (version, seq, digest8, trial) in decode(text).items()

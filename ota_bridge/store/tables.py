@@ -13,6 +13,7 @@ from sqlite_utils import Database
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.ports import (
     Deployments,
     Devices,
@@ -101,6 +102,9 @@ class DeviceTable:
     _PUT: Final = _upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
     _SELECT: Final = _select("devices", rows.DEVICE_COLUMNS)
     _GET: Final = _SELECT + "WHERE product = ? AND name = ?"
+    _INSTALLED: Final = (
+        "SELECT parts FROM devices WHERE product = ? AND state <> 'retired' GROUP BY parts ORDER BY min(name)"
+    )
     _NAMED: Final = _SELECT + "WHERE name = ?1 OR (label = ?1 AND label <> '') ORDER BY product, name"
 
     def __init__(self, db: Database) -> None:
@@ -174,6 +178,14 @@ class DeviceTable:
         else:
             found = self._execute("SELECT count(*) FROM devices WHERE product = ?", (product,)).fetchone()
         return int(found[0])
+
+    def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
+        found: list[Mapping[str, InstalledPart]] = []
+        for row in self._execute(self._INSTALLED, (product,)):
+            parts = rows.parts_from(row[0])
+            if parts not in found:  # the same components in another order
+                found.append(parts)
+        return found
 
 
 class DeploymentTable:

@@ -4,6 +4,7 @@ from hypothesis import HealthCheck, given, settings
 
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import DeviceState
+from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.values import DeviceId
 
 SHARED_STORE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -81,3 +82,18 @@ def test_pages_follow_each_other_across_products_and_after_is_exclusive(store):
     assert found == [["p/1", "p/2"], ["p/3", "q/1"], ["q/2", "q/3"]]
     after = DeviceId("p", "2")
     assert names(store.read(lambda unit: unit.devices.page(product="q", after=after))) == ["q/1", "q/2", "q/3"]
+
+
+def test_installed_is_what_devices_of_a_product_report_each_combination_once(store):
+    one, other = {"firmware": InstalledPart(version="1.0", seq=1)}, {"firmware": InstalledPart(version="1.1")}
+    records = [
+        device("a", parts=other),
+        device("b", parts=one),
+        device("c", parts=other),
+        device("d", parts={"firmware": InstalledPart(version="0.9")}).retired(),
+        device("e", "other", parts={"radio": InstalledPart(version="7")}),
+    ]
+    commit(store, lambda unit: [unit.devices.put(record) for record in records])
+
+    assert store.read(lambda unit: unit.devices.installed(product="prod")) == [other, one]
+    assert store.read(lambda unit: unit.devices.installed(product="none")) == []

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, replace
 
-from ota_bridge.core import steering
+from ota_bridge.core import journey, steering
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
-from ota_bridge.core.errors import Conflict
-from ota_bridge.core.operations.named import all_devices, release_named
+from ota_bridge.core.errors import Conflict, InvalidInput
+from ota_bridge.core.operations.named import all_devices, device_named, release_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
-from ota_bridge.core.rollout import policy
+from ota_bridge.core.rollout import policy, reach
 from ota_bridge.core.rollout.model import RolloutState
-from ota_bridge.core.values import release_id
+from ota_bridge.core.values import checked_version, release_id
+from ota_bridge.core.versions import shown
 from ota_bridge.core.views import Json, release_view
 
 
@@ -23,6 +24,8 @@ class Upload:
     """Of the release; the component has its own in its manifest."""
     hardware: tuple[str, ...]
     part: ReleasePart
+    in_advance: bool = False
+    """What it installs from, or needs, comes later: the catalog and the fleet need not know it."""
 
 
 def add_release(context: Context, upload: Upload) -> Json:
@@ -31,13 +34,18 @@ def add_release(context: Context, upload: Upload) -> Json:
     name = release_id(upload.product, upload.version)
     for release in unit.releases.all(product=upload.product):
         other = release.parts.get(manifest.component)
-        if other is not None and release.id != name and other.manifest.counter == manifest.counter:
+        if other is None or release.id == name or other.manifest.sha256 == manifest.sha256:
+            continue  # a component that did not change stands in several releases as it was signed
+        if other.manifest.counter == manifest.counter:
             raise Conflict(
                 f"seq {manifest.seq} of {upload.product} {manifest.component} is taken by {release.id}; sign a higher"
             )
     existing = unit.releases.get(name)
     held = existing.parts.get(manifest.component) if existing is not None else None
     if existing is not None and held is not None and held.envelope == upload.part.envelope:
+        if upload.part.installs_from not in {(), held.installs_from}:
+            bounds = shown(held.installs_from)
+            raise Conflict(f"release {name} installs from {bounds}, which does not change; choose another version")
         return release_view(existing)  # its file was put back, nothing else changes
     if held is not None and held.manifest.sha256 == manifest.sha256:
         seq = held.manifest.seq
@@ -63,8 +71,25 @@ def add_release(context: Context, upload: Upload) -> Json:
             f"release {name} is for hardware {', '.join(existing.hardware)}; all components must name the same"
         )
     added = existing.with_part(upload.part)
+    _check_reach(context, added, upload)
     unit.releases.put(added)
     return release_view(added)
+
+
+def _check_reach(context: Context, release: Release, upload: Upload) -> None:
+    """Raises InvalidInput for what no device can come to."""
+    part, unit = upload.part, context.unit
+    signed = part.manifest
+    if not (part.installs_from or signed.dependencies or signed.min_present_seq or signed.precursor_sha256):
+        return  # it installs from anything
+    catalog = [other for other in unit.releases.all(product=release.product) if other.id != release.id]
+    fleet = unit.devices.installed(product=release.product)
+    why = reach.never(release, part, catalog, fleet)
+    if why:
+        raise InvalidInput(why)
+    why = "" if upload.in_advance else reach.dead_end(release, part, catalog, fleet)
+    if why:
+        raise InvalidInput(f"{why}, or say --in-advance if that comes later")
 
 
 @operation("release.list", writes=False, role=Role.VIEWER)
@@ -77,6 +102,28 @@ def release_list(context: Context, product: str | None = None) -> list[Json]:
 def release_show(context: Context, release: str) -> Json:
     """One release."""
     return release_view(release_named(context, release))
+
+
+@operation("release.path", writes=False, role=Role.VIEWER)
+def release_path(
+    context: Context, release: str, device: str | None = None, version: str | None = None, component: str | None = None
+) -> Json:
+    """By which steps a device, or one that runs a version, comes to a release."""
+    found = release_named(context, release)
+    if (device is None) is (version is None):
+        raise InvalidInput("release path: name a device, or the version that one runs, and not both")
+    if component is not None and component not in found.parts:
+        raise InvalidInput(f"release {found.id} has no component {component[:40]!r}; it has {', '.join(found.parts)}")
+    components = [component] if component is not None else sorted(found.parts)
+    if device is not None:
+        known = device_named(context.unit, device)
+        if known.id.product != found.product:
+            raise InvalidInput(f"device {known.id} is not a {found.product}")
+        rows = {name: journey.path_view(context.unit, known, name, found) for name in components}
+        return {"release": found.id, "device": str(known.id), "parts": rows}
+    at = journey.imagined(context.unit, found, checked_version(version or ""), components)
+    rows = {name: journey.path_view(context.unit, at, name, found) for name in components}
+    return {"release": found.id, "device": None, "parts": rows}
 
 
 @operation("release.ahead", writes=False, role=Role.VIEWER)

@@ -174,3 +174,42 @@ def test_a_release_that_devices_are_past_is_a_warning(operator, daemon, publish)
     ran = publish("1.1.0")
     assert "warning: 1 devices report a seq of up to 7 and will not take it" in ran.err
     assert "warning" not in publish("1.2.0", "--seq", "8").err
+
+
+def test_bounds_own_versions_and_needs_are_shown(operator, daemon, publish):
+    assert publish("7.1", "--component", "radio", "--version", "2.0", "--part-version", "7.1").code == 0
+    ran = publish("2.0", "--from", "1.0", "--from", ">=1.2,<2", "--needs", "radio=1")
+    assert (0, "") == (ran.code, ran.err.partition("bring it")[0])
+    shown = operator("release", "show", "2.0").lines()
+    assert ["firmware", "2.0", "1.0 or >=1.2,<2", "radio seq 1"] == shown[-2][:4]
+    assert ["radio", "7.1", "any version", "-"] == shown[-1][:4]
+    assert "firmware: 1.0 or >=1.2,<2" in operator("release", "list").out
+    assert "radio 7.1 19.5 KiB" in operator("release", "list").out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--from", "1.x"), "bound '1.x' is no version; write a range, such as >=1,<2"),
+        (("--from", ">=2,<1"), "holds for no version at all"),
+        (("--from", "1.1.0"), "a cycle: 1.1.0 -> 1.1.0"),
+        (("--needs", "radio"), "write COMPONENT=SEQ, such as radio=3"),
+        (("--needs", "radio=3"), "needs radio with seq 3 at least, which no device reports"),
+    ],
+)
+def test_what_can_never_be_installed_is_refused_when_it_is_added(operator, daemon, publish, image, words, sentence):
+    publish("0.9")
+    ran = operator("release", "add", image, *SIGN, *words)
+    assert 1 == ran.code
+    assert sentence in ran.err
+
+
+def test_a_path_is_shown_step_by_step(operator, daemon, publish, image):
+    publish("2.0", "--from", "1.0")
+    (operator.directory / image).write_bytes(b"another image")
+    publish("3.0", "--from", ">=2,<3", "--in-advance")
+    assert "firmware: 1.0 -> 2.0 -> 3.0: 2 steps, 19.5 KiB\n" == operator("release", "path", "3.0", "--from", "1.0").out
+    assert "no path from 0.9 to 3.0" in operator("release", "path", "3.0", "--from", "0.9").out
+    steps = operator("release", "path", "3.0", "--from", "1.0", "--json").json["parts"]["firmware"]["steps"]
+    assert ["demo/2.0", "demo/3.0"] == [step["release"] for step in steps]
+    assert 1 == operator("release", "path", "3.0").code

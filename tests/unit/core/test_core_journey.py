@@ -3,7 +3,9 @@
 import pytest
 from core_world import FACTORY, World
 
+from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.manifest import Dependency
+from ota_bridge.core.messages import InstalledPart
 
 
 @pytest.fixture
@@ -80,3 +82,64 @@ def test_a_component_that_waits_says_for_what(world):
     code, sentence = device.why()
     assert "waits_for_component" == code
     assert "it needs radio with seq 5 at least, has seq 1, and waits until that is confirmed" in sentence
+
+
+# --- release path ------------------------------------------------------------------------------------------------
+
+
+def path(world, **args):
+    shown = world.do("release.path", release="3.0", **args)["parts"]["firmware"]
+    return shown["runs"], [step["version"] for step in shown["steps"]], shown["code"], shown["reason"]
+
+
+def test_the_path_of_a_version_is_shown(world):
+    assert ("1.0", ["2.0", "2.5", "3.0"], None, None) == path(world, version="1.0")
+    assert ("2.5", ["3.0"], None, None) == path(world, version="2.5")
+    world.release("3.5", seq=5)
+    assert ("3.5", [], "anti_rollback", None) == path(world, version="3.5")
+    code, reason = path(world, version="0.9")[2:]
+    assert ("no_path", "no path from 0.9 to 3.0: 3.0 installs from 2.5, and no release leads from 0.9 to there") == (
+        code,
+        reason,
+    )
+
+
+def test_the_path_of_a_device_is_shown_though_it_is_not_assigned_the_release(world):
+    device = world.device()
+    assert ("1.0.0", ["2.0", "2.5", "3.0"], None, None) == path(world, device="d1")
+    device.runs("3.0", seq=4).check_in()
+    assert ("3.0", [], "runs_it", None) == path(world, device="d1")
+    assert {} == device.record.assigned
+
+
+def test_a_path_is_not_there_for_other_hardware_or_without_the_component(world):
+    world.device("d2", hw="r9")
+    assert ("1.0.0", [], "wrong_hardware", None) == path(world, device="d2")
+    world.device("d3", check_in=False).check_in(parts={"radio": InstalledPart(version="1")})
+    assert (None, [], "no_such_component", None) == path(world, device="d3")
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        ({}, "name a device, or the version"),
+        ({"device": "d1", "version": "1"}, "and not both"),
+        ({"device": "d1", "component": "radio"}, "prod/3.0 has no component 'radio'; it has firmware"),
+        ({"version": "1 0"}, "version"),
+        ({"device": "other"}, "is not a prod"),
+    ],
+)
+def test_what_a_path_is_asked_for_is_checked(world, args, says):
+    world.device()
+    world.device("other", product="b")
+    with pytest.raises(InvalidInput, match=says):
+        world.do("release.path", release="3.0", **args)
+
+
+def test_a_path_counts_what_comes_with_the_same_release(world):
+    device = world.device(check_in=False)
+    device.runs(FACTORY, seq=1, component="radio").check_in()
+    world.release("4.0", seq=5, component="radio")
+    world.release("4.0", seq=5, dependencies=(Dependency(component="radio", min_seq=5),))
+    shown = world.do("release.path", release="4.0", device="d1")["parts"]["firmware"]
+    assert ("waits_for_component", ["4.0"]) == (shown["code"], [step["version"] for step in shown["steps"]])

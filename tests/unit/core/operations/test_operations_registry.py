@@ -60,6 +60,7 @@ READS = {
     "release.ahead": {"release": "1.1.0"},
     "rollout.check": {"release": "1.1.0"},
     "rollout.plan": {"release": "1.1.0"},
+    "release.path": {"release": "1.1.0", "version": "1.0"},
     "device.list": {},
     "device.show": {"device": "d1"},
     "rollout.list": {},

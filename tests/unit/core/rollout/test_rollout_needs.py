@@ -68,7 +68,7 @@ def test_an_unchanged_component_brings_no_higher_seq(world, device):
 
 
 def test_a_component_that_nothing_brings_is_lacked(world, device):
-    world.release("2.0", seq=2, dependencies=needs("radio", 7))
+    world.release("2.0", seq=2, dependencies=needs("radio", 7), in_advance=True)
     world.rollout("2.0")
     assert [] == open_components(device)
     code, sentence = device.why()
