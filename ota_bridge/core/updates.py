@@ -112,7 +112,8 @@ class Updates:
             self.rollout_changed(moved.rollout)
         # What is being canceled is granted too, as withdrawn, where its release is; who has it all frees its slot.
         is_whole = {one.state is State.DOWNLOADED for one in (moved, deployment)}
-        if is_served(moved) != is_served(deployment) or deployment.state is State.CANCELING or len(is_whole) > 1:
+        was_or_is = {deployment.state, moved.state}
+        if is_served(moved) != is_served(deployment) or State.CANCELING in was_or_is or len(is_whole) > 1:
             self.grant(moved.device)
         return moved
 

@@ -64,6 +64,19 @@ def test_a_withdrawn_release_is_canceled_everywhere_and_cannot_be_started(world)
         world.do("release.withdraw", release="1.1.0")
 
 
+def test_what_is_canceled_while_it_installs_is_granted_as_withdrawn(world):
+    """A device that was too late to stop is asked once more: what it fetches then is told to be withdrawn."""
+    device = downloading(world)
+    world.rollout()
+    world.do("release.withdraw", release="1.1.0")
+    device.says("too_late")
+    assert State.INSTALLING is device.state
+    device.check_in()
+    assert State.CANCELING is device.state
+    held = world.server._clients[device.id].grants
+    assert [(device.latest.id, "withdrawn")] == [(grant.deployment, grant.state) for grant in held]
+
+
 def test_the_rollouts_of_a_withdrawn_release_are_canceled_with_it(world):
     downloading(world)
     world.release("1.2.0", seq=3)
