@@ -159,8 +159,8 @@ class Site:
         signed = sign_file(image, keys=[key], vendor_domain=VENDOR, product=product, hw=[hw], version=version, seq=seq)
         return signed.envelope
 
-    def release(self, image: Path, *, version: str = "1.1.0", seq: int = 1, product: str = "demo") -> str:
-        """Sign and add a release."""
+    def release(self, image: Path, *, version: str = "1.1.0", seq: int = 1, product: str = "demo", **more: Any) -> str:
+        """Sign and add a release; `more` goes with it."""
         import base64
 
         envelope = self.envelope(image, version=version, seq=seq, product=product)
@@ -170,6 +170,7 @@ class Site:
             "version": version,
             "hw": ["r1"],
             "file_name": image.name,
+            **more,
         }
         with image.open("rb") as file:
             added = self.client.call("release.add", args, upload=(file, image.stat().st_size))
