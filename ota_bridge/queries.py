@@ -17,7 +17,7 @@ from cel_expr_python import cel
 from ota_bridge.core.errors import InvalidInput, Malformed
 from ota_bridge.core.rollout.facts import VARIABLES, Key, Kind
 from ota_bridge.core.versions import compare
-from ota_bridge.query_tree import asked_keys, check_cost, constant_calls, read_tree
+from ota_bridge.query_tree import Form, asked_keys, check_cost, constant_calls, read_tree
 
 QUERY_MAX_BYTES: Final = 4096
 KEPT_MAX: Final = 256
@@ -49,11 +49,13 @@ class CelQuery:
 
     text: str
     asked: frozenset[Key]
+    _names: tuple[str, ...]
     _expression: Any
 
     def __call__(self, facts: Mapping[str, Any]) -> bool:
         try:
-            return self._expression.eval(data=facts).value() is True
+            # the library takes all over that it is given: 32 attributes cost more than most conditions
+            return self._expression.eval(data={name: facts[name] for name in self._names}).value() is True
         except RuntimeError:  # the library's own bound of iterations
             return False
 
@@ -114,7 +116,8 @@ class CelQueries:
         check_cost(tree)
         for function, argument in constant_calls(tree):
             self._check_constant(function, argument)
-        return CelQuery(text, asked_keys(tree), expression)
+        named = {(node.text or "").removeprefix(".") for node in tree.walk() if node.form is Form.NAME}
+        return CelQuery(text, asked_keys(tree), tuple(name for name in VARIABLES if name in named), expression)
 
     def _check_constant(self, function: str, argument: str) -> None:
         """Raise InvalidInput if a pattern, a time or a number in quotes is none: else it would match no device."""

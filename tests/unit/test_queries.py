@@ -54,6 +54,7 @@ def matches(text, device=DEVICE):
         "seqs.firmware == 7 && seqs.radio > 9000000000000000000 && !has(seqs.config)",
         "on_trial && last_seen_s == 90 && added_s == 10000 && keyset == -1 && proto == 1",
         "!has(attrs.lot)",
+        '.hw == "r2" && .attrs.batch == "A7"',
         "attrs.lot == 1 || true",
         "attrs.exists(k, k == 'batch')",
         "// a comment\ntrue &&\n\ttrue",
