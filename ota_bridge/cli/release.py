@@ -10,20 +10,19 @@ import typer
 from ota_bridge.cli.keys import AUTHOR_FILE
 from ota_bridge.cli.output import counted, size, when
 from ota_bridge.cli.session import JsonOption, ReleaseArgument, Session
-from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.cli.signed_files import read_signed, write_signed
+from ota_bridge.core.errors import Conflict, InvalidInput
 from ota_bridge.core.manifest import CHUNK_BYTES_DEFAULT, Dependency, ManifestFacts
 from ota_bridge.core.values import FIRMWARE
 from ota_bridge.core.versions import checked_bounds, shown
 from ota_bridge.security import manifest
 from ota_bridge.security.authority import newest
-from ota_bridge.security.files import read_bounded, write_new
 from ota_bridge.security.keys import SigningKey, load_key
 from ota_bridge.security.signing import check_file, sign_file
 
 commands = typer.Typer(no_args_is_help=True, help="Releases: signed images and their manifests.")
 
 MANIFEST_SUFFIX: Final = ".manifest"
-_MANIFEST_READ_MAX: Final = 4096
 
 _FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="The image.")]
 _ProductOption = Annotated[str, typer.Option(metavar="PRODUCT", help="The product, as in the topics.")]
@@ -67,7 +66,7 @@ def sign(
     if out.exists():
         raise Conflict(f"manifest {out} exists already; move it away, or name another with --out")
     envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor, needs)
-    _write_manifest(out, envelope)
+    write_signed(out, "manifest", envelope)
     _say_signed(session, out, envelope)
 
 
@@ -85,7 +84,7 @@ def cosign(
     signed = _read_manifest(manifest_file)
     check_file(file, manifest.read(signed))
     envelope = manifest.add_signature(signed, _keys(session, [key])[0])
-    _write_manifest(out, envelope)
+    write_signed(out, "manifest", envelope)
     _say_signed(session, out, envelope)
 
 
@@ -377,21 +376,7 @@ def _keys(session: Session, paths: Sequence[Path]) -> list[SigningKey]:
 
 
 def _read_manifest(path: Path) -> bytes:
-    try:
-        return read_bounded(path, _MANIFEST_READ_MAX)[0]
-    except FileNotFoundError:
-        raise NotFound(f"manifest {path} does not exist; `ota-bridge release sign` makes one") from None
-    except OSError as error:
-        raise InvalidInput(f"manifest {path} cannot be read: {error.strerror}") from None
-
-
-def _write_manifest(path: Path, envelope: bytes) -> None:
-    try:
-        write_new(path, envelope, mode=0o644)
-    except FileExistsError:
-        raise Conflict(f"manifest {path} exists already; move it away, or name another with --out") from None
-    except OSError as error:
-        raise InvalidInput(f"manifest {path} cannot be written: {error.strerror}") from None
+    return read_signed(path, "manifest", made_by="release sign")
 
 
 def _say_signed(session: Session, path: Path, envelope: bytes) -> None:

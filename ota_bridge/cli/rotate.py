@@ -13,17 +13,16 @@ from typing import Annotated, Any, Final
 import typer
 
 from ota_bridge.cli.session import JsonOption, Session
-from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.cli.signed_files import read_signed, write_signed
+from ota_bridge.core.errors import InvalidInput, NotFound
 from ota_bridge.security import keyset
 from ota_bridge.security.authority import newest
-from ota_bridge.security.files import read_bounded, write_new
 from ota_bridge.security.keys import PublicKey, load_key, load_public
 from ota_bridge.security.keyset import Keyset
 from ota_bridge.security.trust import Trust
 
 commands = typer.Typer(no_args_is_help=True, help="From one keyset to the next, signed by authors of both.")
 
-_READ_MAX: Final = 4096
 _KID_DIGITS_MIN: Final = 4
 
 _FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="As `keys rotate` wrote it.")]
@@ -242,18 +241,8 @@ def _difference(some: Iterable[PublicKey], others: Iterable[PublicKey]) -> list[
 
 
 def _read(path: Path) -> bytes:
-    try:
-        return read_bounded(path, _READ_MAX)[0]
-    except FileNotFoundError:
-        raise NotFound(f"keyset {path} does not exist; `ota-bridge keys rotate propose` begins one") from None
-    except OSError as error:
-        raise InvalidInput(f"keyset {path} cannot be read: {error.strerror}") from None
+    return read_signed(path, "keyset", made_by="keys rotate propose")
 
 
 def _write(path: Path, step: bytes) -> None:
-    try:
-        write_new(path, step, mode=0o644)
-    except FileExistsError:
-        raise Conflict(f"{path} exists already; move it away, or name another with --out") from None
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be written: {error.strerror}") from None
+    write_signed(path, "keyset", step)

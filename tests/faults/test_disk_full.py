@@ -10,11 +10,10 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgpack
 import pytest
 from brokers import Mosquitto, mosquitto  # noqa: F401 - a fixture
 from core_world import World
-from harness import Fleet, Site, Tap, site, tap, until
+from harness import Fleet, Site, site, tap, until
 
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import OtaBridgeError, StoreError
@@ -25,6 +24,7 @@ from ota_bridge.mqtt.control import AckToken, Incoming
 from ota_bridge.store import connection
 from ota_bridge.store.sqlite import SqliteStore
 from ota_bridge.wire import MqttMessage
+from tests.faults.process import acknowledged, stored
 
 DEVICES = 10
 
@@ -71,20 +71,6 @@ def mounted(place: Path, size: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(["umount", "-l", place], check=True)
-
-
-def acknowledged(seen: Tap) -> set[tuple[str, int, int]]:
-    """Every (device, boot, seq) that a report_ack named."""
-    found = set()
-    for _, topic, payload in seen.seen:
-        message = msgpack.unpackb(payload) if payload[:1] != b"{" else json.loads(payload)
-        if message.get("type") == "report_ack":
-            found |= {(topic.rpartition("/")[2], message["boot"], seq) for seq in message["seqs"]}
-    return found
-
-
-def stored(here: Site) -> set[tuple[str, int, int]]:
-    return {(name, boot, seq) for name, boot, seq in here.rows("SELECT name, boot, seq FROM reports")}
 
 
 def status(here: Site) -> dict:

@@ -16,6 +16,8 @@ import pytest
 from brokers import Mosquitto, mosquitto  # noqa: F401 - a fixture
 from harness import Fleet, Site, Tap, site, tap, until
 
+from tests.faults.process import acknowledged, stored
+
 DEVICES = 200
 KILLS = 10
 IMAGE_BYTES = 96 * 1024
@@ -27,21 +29,6 @@ def seed_of(request: pytest.FixtureRequest) -> int:
     seed = int(os.environ.get("OTA_SEED") or time.time_ns() % 1_000_000)
     print(f"{request.node.name}: OTA_SEED={seed}")
     return seed
-
-
-def acknowledged(seen: Tap) -> set[tuple[str, int, int]]:
-    """Every (device, boot, seq) that a report_ack named."""
-    found = set()
-    for _, topic, payload in seen.seen:
-        message = msgpack.unpackb(payload) if payload[:1] != b"{" else json.loads(payload)
-        if message.get("type") == "report_ack":
-            found |= {(topic.rpartition("/")[2], message["boot"], seq) for seq in message["seqs"]}
-    return found
-
-
-def stored(here: Site) -> set[tuple[str, int, int]]:
-    """Every report in the database, read from outside."""
-    return {(name, boot, seq) for name, boot, seq in here.rows("SELECT name, boot, seq FROM reports")}
 
 
 @pytest.mark.mosquitto

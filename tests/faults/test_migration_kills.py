@@ -83,18 +83,24 @@ def dump(path):
 def statements_of(monkeypatch, path, schema, act=None):
     """Open the database; `act(n)` is called before its n-th statement. How many there were."""
     count = 0
+
+    def before(_statement):
+        nonlocal count
+        count += 1
+        if act is not None:
+            act(count)
+
+    open_watched(monkeypatch, path, schema, lambda made: made.set_trace_callback(before))
+    return count
+
+
+def open_watched(monkeypatch, path, schema, watch):
+    """Open the database; `watch` is given each connection as it is made."""
     real = sqlite3.connect
 
     def connect(*args, **options):
         made = real(*args, **options)
-
-        def before(_statement):
-            nonlocal count
-            count += 1
-            if act is not None:
-                act(count)
-
-        made.set_trace_callback(before)
+        watch(made)
         return made
 
     monkeypatch.setattr(connection.sqlite3, "connect", connect)
@@ -102,7 +108,6 @@ def statements_of(monkeypatch, path, schema, act=None):
         open_writer(path, schema).close()
     finally:
         monkeypatch.undo()
-    return count
 
 
 @pytest.mark.parametrize("start", FROM)
@@ -162,24 +167,13 @@ def test_refused_at_each_step_it_leaves_the_file_as_it_was_and_then_opens(tmp_pa
 def denied_at(monkeypatch, path, schema, deny_at):
     """Open the database; the n-th thing that SQLite asks for is denied. How much it asked for."""
     count = 0
-    real = sqlite3.connect
 
-    def connect(*args, **options):
-        made = real(*args, **options)
+    def allow(*_asked):
+        nonlocal count
+        count += 1
+        return sqlite3.SQLITE_DENY if count == deny_at else sqlite3.SQLITE_OK
 
-        def allow(*_asked):
-            nonlocal count
-            count += 1
-            return sqlite3.SQLITE_DENY if count == deny_at else sqlite3.SQLITE_OK
-
-        made.set_authorizer(allow)
-        return made
-
-    monkeypatch.setattr(connection.sqlite3, "connect", connect)
-    try:
-        open_writer(path, schema).close()
-    finally:
-        monkeypatch.undo()
+    open_watched(monkeypatch, path, schema, lambda made: made.set_authorizer(allow))
     return count
 
 

@@ -163,7 +163,7 @@ def test_images_signed_after_a_new_epoch_carry_it(operator, holders, image):
         (["propose", "--remove", "0000000000000000"], "no one author of keyset 1"),
         (["sign", "keyset-2.proposal", "--key", "stranger.pem"], "is an author neither of keyset 1 nor of 2"),
         (["sign", "keyset-2.proposal", "--key", "ota-online.pem"], "is an author neither"),
-        (["sign", "none", "--key", "bob.pem"], "`ota-bridge keys rotate propose` begins one"),
+        (["sign", "none", "--key", "bob.pem"], "`ota-bridge keys rotate propose` makes one"),
         (["sign", "bob.pem", "--key", "bob.pem"], "not a keyset"),
         (["sign", "keyset-2.proposal", "--key", "bob.pem", "--out", "bob.pem"], "exists already"),
         (["combine", "keyset-2.proposal"], "not enough have signed"),

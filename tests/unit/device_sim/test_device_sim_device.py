@@ -324,6 +324,20 @@ def test_another_deployment_of_the_same_manifest_goes_on(lab):
     assert bench.payload_bytes <= len(IMAGE) + 32 * 25 + 2 * 4096
 
 
+def test_that_it_was_canceled_is_told_also_after_a_power_cut(lab):
+    bench = lab()
+    bench.run(lambda: bench.device.snapshot().position > 40_000)
+    bench.offering = bench.acking = False
+    bench.send({"type": "cancel_update", "id": bench.deployment})
+    bench.run(lambda: bench.states()[-1] == "canceled")
+    bench.kill()
+    bench.power_on()
+    bench.reports.clear()
+    bench.acking = True
+    bench.run(lambda: bench.states())
+    assert ["canceled"] == bench.states()
+
+
 def test_an_offer_that_crossed_the_end_of_its_deployment_begins_nothing(lab):
     bench = lab()
     bench.run(lambda: bench.device.snapshot().position > 40_000)

@@ -194,7 +194,12 @@ async def test_what_on_message_raises_is_logged_counted_and_not_acknowledged(cap
         broker.send(publish(b"$ota/report/p/d", b"y", mid=4, qos=1))
         await eventually(lambda: len(recorder.incoming) == 2)
         assert (recorder.link.counters.handler_errors, recorder.link.connected) == (2, True)
-        assert broker.of_type(4) == []
+        recorder.raises = None
+        broker.send(publish(b"$ota/report/p/d", b"z", mid=5, qos=1))
+        await eventually(lambda: len(recorder.incoming) == 3)
+        recorder.link.ack(recorder.incoming[-1].token)
+        await eventually(lambda: broker.of_type(4))
+        assert broker.of_type(4) == [b"\x00\x05"]
     assert "stays unacknowledged" in caplog.text
 
 

@@ -304,6 +304,15 @@ def test_a_group_that_cannot_begin_or_end_fails_as_a_whole_and_the_next_one_work
     assert store.read(lambda unit: unit.devices.count()) == 1
 
 
+def test_the_work_after_a_group_that_was_lost_reads_nothing_of_it(store, deliveries):
+    refusing = store._db = Refusing(store._db, "COMMIT")
+    store.submit(lambda unit: unit.devices.put(device("lost")), deliveries.tell)
+    deliveries.take(1)
+    refusing.statement = ""
+    store.submit(lambda unit: unit.devices.get(DeviceId("prod", "lost")), deliveries.tell)
+    assert [[Committed(None)]] == deliveries.take(1)
+
+
 def test_when_an_error_ends_the_transaction_all_before_it_in_the_group_fail_too(store, deliveries):
     def lose_all(unit):
         store._db.execute("ROLLBACK")
