@@ -28,6 +28,8 @@ from ota_bridge.wire import BrokerAddress, TlsFiles, parse_broker_url
 FILE_NAME: Final = "ota-bridge.toml"
 SYSTEM_FILE: Final = Path("/etc/ota-bridge") / FILE_NAME
 FILE_ENV: Final = "OTA_BRIDGE_CONFIG"
+TOKEN_ENV: Final = "OTA_BRIDGE_TOKEN"  # noqa: S105 - the name of a variable
+"""No setting, so that neither a file nor `config show` ever holds it."""
 
 _FOREIGN_ENV: Final = ("OTA_BRIDGE_SERVICE_", "OTA_BRIDGE_PORT")
 """Kubernetes sets these in every container beside a service called ota-bridge."""
@@ -195,6 +197,7 @@ class LocalSettings:
     """The operators' local socket."""
 
     socket: Path | None = option(None, "path of the socket; empty means ota-bridge.sock in data_dir")
+    group: str = option("", "group whose members may open the socket; empty means the daemon's own user alone")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -348,7 +351,7 @@ def _flat(document: Mapping[str, Any], origin: str) -> Iterator[tuple[str, objec
 def _from_env(env: Mapping[str, str], cwd: Path) -> dict[str, tuple[Any, str]]:
     found: dict[str, tuple[Any, str]] = {}
     for name, text in env.items():
-        if not name.startswith(ENV_PREFIX) or name == FILE_ENV:
+        if not name.startswith(ENV_PREFIX) or name in {FILE_ENV, TOKEN_ENV}:
             continue
         if name not in _BY_ENV:
             if name.startswith(_FOREIGN_ENV):

@@ -27,6 +27,7 @@ from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol, ReportLimit
+from ota_bridge.core.people import Caller
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import DeviceId
@@ -93,18 +94,23 @@ class _Parts:
     intake: Intake
     backups: Backups
 
-    async def call(self, actor: str, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
+    async def call(self, caller: Caller, op: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> Any:
         """One request of the local socket."""
         if op == "release.add":
-            return await self.intake.add(actor, args, upload)
+            return await self.intake.add(caller, args, upload)
         if op == "keys.publish":
-            return await self.intake.publish_keyset(actor, args)
+            return await self.intake.publish_keyset(caller, args)
         if op == "bridge.status":
+            await self._admit(caller, op, args)
             return self.status()
-        result = await self.gateway.operate(actor, op, args)
+        result = await self.gateway.operate(caller, op, args)
         if op in {"limits.show", "limits.set"}:
             return {**result, "in_use": self._in_use()}
         return {**result, "bridge": self.gateway.planes()} if op == "fleet" else result
+
+    async def _admit(self, caller: Caller, name: str, args: dict[str, Any]) -> None:
+        async with self.gateway.door.recording(caller, name, args, writes=False):
+            await self.gateway.door.admit(caller, name)
 
     def _in_use(self) -> dict[str, int]:
         return asdict(self.plane.counters.usage)
@@ -135,15 +141,17 @@ class _Parts:
             },
         }
 
-    async def subscribe(self, what: str, args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    async def subscribe(self, caller: Caller, what: str, args: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         """One stream of the local socket."""
         if what == "backup":
+            await self._admit(caller, what, args)
             async with contextlib.aclosing(self.backups.make(args)) as told:
                 async for item in told:
                     yield item
             return
         if what != "events":
             raise NotFound(f"no stream {what[:40]!r}; known are backup and events")
+        await self._admit(caller, what, args)
         named = args.get("device")
         if named is not None and not isinstance(named, str):
             raise InvalidInput("events: device must be PRODUCT/NAME")
@@ -281,7 +289,9 @@ async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None])
     await parts.plane.start()
     await parts.gateway.begin()
     await parts.gateway.load()
-    local = LocalSocket(parts.config.socket_path, call=parts.call, subscribe=parts.subscribe)
+    local = LocalSocket(
+        parts.config.socket_path, call=parts.call, subscribe=parts.subscribe, group=parts.config.local.group
+    )
     await local.start()
     _log.info(
         "ota-bridge %s serves %s, topics %s/…, operators at %s",

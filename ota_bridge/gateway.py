@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar, assert_never
 
 from ota_bridge import __version__
+from ota_bridge.audit_head import AuditHead
 from ota_bridge.block_plane import BlockPlane
 from ota_bridge.clock import ClockWatch
 from ota_bridge.core.bridge import Bridge
@@ -50,13 +51,16 @@ from ota_bridge.core.messages import (
     Uplink,
 )
 from ota_bridge.core.operations import OPERATIONS, perform
+from ota_bridge.core.people import Caller, without_tokens
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.shares import WINDOW_S
 from ota_bridge.core.silent import SilentLook
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
+from ota_bridge.counters import GatewayCounters
 from ota_bridge.dialects.native import NativeDialect, event_line
+from ota_bridge.door import Door
 from ota_bridge.mqtt.control import AckToken, Incoming
 from ota_bridge.outlet import Outlet
 from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
@@ -99,22 +103,6 @@ class Publisher(Protocol):
 
 
 @dataclass(slots=True)
-class GatewayCounters:
-    """Since the start of the process."""
-
-    reports: int = 0
-    rejected: int = 0
-    strangers: int = 0
-    retained_dropped: int = 0
-    flooded: int = 0
-    committed: int = 0
-    store_failures: int = 0
-    core_failures: int = 0
-    unsent: int = 0
-    clock_steps: int = 0
-
-
-@dataclass(slots=True)
 class _Planes:
     """Which of the two links is up."""
 
@@ -151,9 +139,12 @@ class Gateway:
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
     _clock: ClockWatch = field(init=False)
+    door: Door = field(init=False)
+    _head: AuditHead = field(init=False)
 
     def __post_init__(self) -> None:
         self._clock = ClockWatch(store=self.store, move=self.bridge.clock_stepped, followed=self._clock_followed)
+        self.door, self._head = Door(self.store, self.now), AuditHead(self.store)
         self._outlet = Outlet(self._let_out, mono=self.mono, soon=self.soon)
 
     def _clock_followed(self) -> None:
@@ -279,20 +270,23 @@ class Gateway:
 
     # --- operators ---------------------------------------------------------------------------------------
 
-    async def operate(self, actor: str, name: str, args: Mapping[str, Any]) -> Any:
-        """Run one operation for a local user; raises OperatorError."""
+    async def operate(self, caller: Caller, name: str, args: Mapping[str, Any]) -> Any:
+        """Run one operation; raises OperatorError."""
         operation = OPERATIONS.get(name)
 
         def work(unit: UnitOfWork) -> tuple[Any, list[Output]]:
-            return perform(unit, self.bridge, name, args, actor=actor, now=self.now())
+            return perform(unit, self.bridge, name, args, caller=caller, now=self.now())
 
         if operation is None or not operation.writes:
-            result, _ = await asyncio.to_thread(self.store.read, work)
+            async with self.door.recording(caller, name, args, writes=False):
+                result, _ = await asyncio.to_thread(self.store.read, work)
             return result
-        _log.info("%s: %s %.300s", actor, name, dict(args))  # an import can be long
-        with contextlib.ExitStack() as held:
-            await self._hold(name, args, held)
-            result = await self.commit(work)
+        _log.info("%s: %s %.300s", caller.user, name, without_tokens(str(dict(args))))  # an import can be long
+        async with self.door.recording(caller, name, args, writes=True):
+            await self.door.admit(caller, name)  # not in `work` alone: to hold the block plane is to act
+            with contextlib.ExitStack() as held:
+                await self._hold(name, args, held)
+                result = await self.commit(work)
         if name == "limits.set":
             await self.blocks.settled()
             await asyncio.sleep(SETTLE_S)
@@ -391,6 +385,8 @@ class Gateway:
         self._tell_floods()
         if self._clock.follow(self.now()):
             self._work()
+        if self._planes.control and (head := await self._head.news()) is not None:
+            self._publish(self.dialect.state("audit", head))
         await self._publish_summaries()
 
     def _tell_floods(self) -> None:
@@ -461,6 +457,7 @@ class Gateway:
     def set_plane(self, *, control: bool | None = None, blocks: bool | None = None) -> None:
         """A link went up or down."""
         if control is not None:
+            self._head.forget()
             self._planes.control = control
             self._planes.published = None
             self._all_rollouts = control  # what was in flight, and what a new broker never had

@@ -9,16 +9,17 @@ import base64
 import binascii
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
 
-from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import ReleasePart
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.manifest import ManifestFacts, class_id
 from ota_bridge.core.messages import Output
-from ota_bridge.core.operations import Context, Upload, add_release
+from ota_bridge.core.operations import Upload, add_release, carry_out
+from ota_bridge.core.people import Caller
 from ota_bridge.core.ports import UnitOfWork
-from ota_bridge.core.values import Now, checked_hardware_id, checked_product, checked_version
+from ota_bridge.core.values import checked_hardware_id, checked_product, checked_version
 from ota_bridge.core.versions import BOUND_MAX, BOUNDS_MAX, checked_bounds
 from ota_bridge.decode import Fields
 from ota_bridge.gateway import Gateway
@@ -47,8 +48,13 @@ class Intake:
         self._verify = verify
         self._publish = publish
 
-    async def add(self, actor: str, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> dict[str, Any]:
-        """Raises ManifestRefused, InvalidInput or Conflict; nothing is kept then but, at most, an unnamed artifact."""
+    async def add(self, caller: Caller, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> dict[str, Any]:
+        """Raises Forbidden, ManifestRefused, InvalidInput or Conflict; at most an unnamed artifact is kept then."""
+        async with self._gateway.door.recording(caller, "release.add", args, writes=True):
+            await self._gateway.door.admit(caller, "release.add")
+            return await self._add(caller, args, upload)
+
+    async def _add(self, caller: Caller, args: dict[str, Any], upload: AsyncIterator[bytes] | None) -> dict[str, Any]:
         if upload is None:
             raise InvalidInput("release.add: the artifact's bytes are missing")
         fields = Fields(args, name="release.add")
@@ -76,19 +82,29 @@ class Intake:
         bridge = self._gateway.bridge
 
         def work(unit: UnitOfWork) -> tuple[dict[str, Any], list[Output]]:
-            context = _context(unit, bridge, actor, self._gateway.now())
-            return add_release(context, arrived), context.updates.outputs
+            now, done = self._gateway.now(), partial(add_release, upload=arrived)
+            return carry_out(unit, bridge, "release.add", args, done, caller=caller, now=now)
 
         return await self._gateway.commit(work)
 
-    async def publish_keyset(self, actor: str, args: dict[str, Any]) -> dict[str, Any]:
-        """Raises KeysetRefused, InvalidInput, Conflict or ConfigError. Devices get it in answer to their check-ins."""
+    async def publish_keyset(self, caller: Caller, args: dict[str, Any]) -> dict[str, Any]:
+        """Raises Forbidden, KeysetRefused, InvalidInput, Conflict, ConfigError. Devices get it with their check-ins."""
+        async with self._gateway.door.recording(caller, "keys.publish", args, writes=True):
+            await self._gateway.door.admit(caller, "keys.publish")
+            return await self._publish_keyset(caller, args)
+
+    async def _publish_keyset(self, caller: Caller, args: dict[str, Any]) -> dict[str, Any]:
         fields = Fields(args, name="keys.publish")
         fields.only("keyset")
         step = _binary("keys.publish: the keyset", fields.text("keyset", max_bytes=2 * KEYSET_MAX_BYTES))
         published = await asyncio.to_thread(self._publish, step)
-        _log.warning("%s published keyset %d: authors %s", actor, published["version"], published["authors"])
-        return published
+        _log.warning("%s published keyset %d: authors %s", caller.user, published["version"], published["authors"])
+
+        def work(unit: UnitOfWork) -> tuple[dict[str, Any], list[Output]]:
+            now, bridge = self._gateway.now(), self._gateway.bridge
+            return carry_out(unit, bridge, "keys.publish", args, lambda _: published, caller=caller, now=now)
+
+        return await self._gateway.commit(work)
 
     async def _store(self, manifest: ManifestFacts, upload: AsyncIterator[bytes]) -> str:
         writer = await asyncio.to_thread(self._blobs.begin, manifest.chunk_bytes)
@@ -134,7 +150,3 @@ def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ..
     if claimed != manifest.classes:
         names = ", ".join(f"{product}/{hw}" for hw in hardware)
         raise InvalidInput(f"the manifest was not signed for exactly {names}; name the product and hardware as signed")
-
-
-def _context(unit: UnitOfWork, bridge: Bridge, actor: str, now: Now) -> Context:
-    return Context(unit=unit, now=now, actor=actor, bridge=bridge, updates=bridge.updates(unit, now))

@@ -28,7 +28,8 @@ from ota_bridge.core.messages import (
     ReportKey,
     ReportState,
 )
-from ota_bridge.core.operations import Context, Upload, add_release, perform
+from ota_bridge.core.operations import Upload, add_release, carry_out, perform
+from ota_bridge.core.people import Caller
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import FIRMWARE, DeviceId, Now, Sha256
@@ -268,6 +269,7 @@ class World:
         self.outputs: list[Output] = []
         self.acked: set[tuple[DeviceId, int, int]] = set()
         self.last: list[Output] = []
+        self.caller = Caller(user="ann")
 
     @property
     def now(self) -> Now:
@@ -327,8 +329,8 @@ class World:
         self.mono += seconds
 
     def do(self, name: str, /, **args: Any) -> Any:
-        """One operation by an operator called ann."""
-        work = lambda unit: perform(unit, self.bridge, name, args, actor="ann", now=self.now)  # noqa: E731
+        """One operation by an operator, who is called ann unless a test says otherwise."""
+        work = lambda unit: perform(unit, self.bridge, name, args, caller=self.caller, now=self.now)  # noqa: E731
         result = self.commit(work)[0]
         if not isinstance(result, dict) or not result.get("planning"):
             return result
@@ -388,9 +390,8 @@ class World:
         )
 
         def work(unit: Any) -> Any:
-            updates = self.bridge.updates(unit, self.now)
-            context = Context(unit=unit, now=self.now, actor="ann", bridge=self.bridge, updates=updates)
-            return add_release(context, upload), updates.outputs
+            done = lambda context: add_release(context, upload)  # noqa: E731
+            return carry_out(unit, self.bridge, "release.add", {}, done, caller=self.caller, now=self.now)
 
         return str(self.commit(work)[0]["id"])
 

@@ -26,6 +26,7 @@ from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.merkle import ChunkHasher
 from ota_bridge.core.messages import Event, GrantsChanged, Output, RolloutChanged
 from ota_bridge.core.operations import perform
+from ota_bridge.core.people import Caller
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import Now, release_id
 from ota_bridge.mqtt.codec import Decoder
@@ -108,7 +109,7 @@ class _Exchange:
         self._commit(lambda unit: (unit.releases.put(release), [])[1])
         self._commit(
             lambda unit: perform(
-                unit, self._bridge, "rollout.start", {"release": "1.1.0"}, actor="you", now=self._clocks()
+                unit, self._bridge, "rollout.start", {"release": "1.1.0"}, caller=Caller(user="you"), now=self._clocks()
             )[1]
         )
 

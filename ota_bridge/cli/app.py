@@ -22,6 +22,7 @@ from ota_bridge import __version__
 from ota_bridge.cli.output import Output
 from ota_bridge.cli.serve import flags_of
 from ota_bridge.cli.session import Session
+from ota_bridge.config import TOKEN_ENV
 from ota_bridge.core.errors import ConfigError, KeysetRefused, ManifestRefused, OperatorError, OtaBridgeError
 from ota_bridge.web.local_client import DaemonNotRunning
 
@@ -38,6 +39,9 @@ GROUPS: Final = {
     "device": "device",
     "rollout": "rollout",
     "limits": "limits",
+    "user": "user",
+    "token": "token",
+    "audit": "audit",
     "config": "config_cmd",
 }
 """Name of a group of commands → its module."""
@@ -95,6 +99,12 @@ def options(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any setting of `config show`; may be repeated."),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar=TOKEN_ENV, metavar="TOKEN", help="Act as its user; other users see it here, not in the environment."
+        ),
+    ] = None,
     show_traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error arose.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False,
 ) -> None:
@@ -104,6 +114,11 @@ def options(
     assert isinstance(session, Session)
     session.file = config
     session.flags = flags_of(settings or [])
+    if token is None and os.environ.get(TOKEN_ENV) == "":  # such as by a command in $(...) that failed
+        token = ""
+    if token == "":
+        raise typer.BadParameter(f"the token is empty; unset {TOKEN_ENV} to act as yourself")
+    session.token = token
     session.show_traceback = show_traceback
     if data_dir is not None:
         session.flags["data_dir"] = str(data_dir)

@@ -174,6 +174,48 @@ def rollback(
     _change(context, as_json, "rollout.rollback", {"rollout": rollout, "to": to})
 
 
+@commands.command("approve")
+def approve(
+    context: typer.Context,
+    rollout: _RolloutArgument,
+    note: Annotated[str | None, typer.Option(metavar="TEXT", help="What was looked at.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Approve a rollout as it is now; whoever changes it makes this void."""
+    _approval(context, as_json, "rollout.approve", {"rollout": rollout, "note": note})
+
+
+@commands.command("disapprove")
+def disapprove(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """Take back one's approval."""
+    _approval(context, as_json, "rollout.disapprove", {"rollout": rollout})
+
+
+@commands.command("approvals")
+def approvals(context: typer.Context, rollout: _RolloutArgument, as_json: JsonOption = False) -> None:
+    """Show who approved a rollout, and whether that still counts."""
+    session = Session.of(context, as_json=as_json)
+    answer = session.read("rollout.approvals", {"rollout": rollout})
+    if session.shown_as_json(None, answer):
+        return
+    rows = [
+        (one["user"], when(one["at"]), "void: changed since" if one["void"] else "counts", one["note"])
+        for one in answer.result["approvals"]
+    ]
+    session.output.table(("by", "when", "", "note"), rows, empty="nobody has approved it")
+    session.output.note(f"needed: {answer.result['needed']}, missing: {answer.result['missing']}")
+
+
+def _approval(context: typer.Context, as_json: bool, op: str, args: Mapping[str, Any]) -> None:
+    session = Session.of(context, as_json=as_json)
+    result = session.call(op, args)
+    if as_json:
+        session.output.json(result)
+        return
+    counting = sum(not one["void"] for one in result["approvals"])
+    session.output.say(f"rollout {result['id']}: approved by {counting}, missing {result['missing']}")
+
+
 def _change(context: typer.Context, as_json: bool, op: str, args: Mapping[str, Any]) -> None:
     session = Session.of(context, as_json=as_json)
     result = session.call(op, args)

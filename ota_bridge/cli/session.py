@@ -47,6 +47,7 @@ class Session:
     flags: dict[str, str] = field(default_factory=dict)
     as_json: bool = False
     show_traceback: bool = False
+    token: str | None = field(default=None, repr=False)
 
     @classmethod
     def of(cls, context: typer.Context, *, as_json: bool = False) -> "Session":
@@ -67,7 +68,7 @@ class Session:
 
     def client(self, *, answer_s: float = ANSWER_S) -> LocalClient:
         """The daemon."""
-        return LocalClient(self.config.socket_path, answer_s=answer_s)
+        return LocalClient(self.config.socket_path, answer_s=answer_s, token=self.token)
 
     def call(
         self,

@@ -5,7 +5,8 @@
     ├── OperatorError             an operator asked for something that cannot be done
     │   ├── NotFound              a name that does not exist
     │   ├── Conflict              it exists already, or its state forbids it
-    │   └── InvalidInput          a file, version or name that cannot be used
+    │   ├── InvalidInput          a file, version or name that cannot be used
+    │   └── Forbidden             a role is missing, or a token cannot be used
     ├── Malformed                 bytes from a wire that are not what they should be
     ├── ManifestRefused           a signed manifest that does not hold, with the name of the reason
     ├── KeysetRefused             a signed keyset that does not follow, with the name of the reason
@@ -53,6 +54,12 @@ class InvalidInput(OperatorError):
     """A file, name, version or number that cannot be used."""
 
     code = "invalid"
+
+
+class Forbidden(OperatorError):
+    """Who asks has not the role that it takes, or shows a token that cannot be used."""
+
+    code = "forbidden"
 
 
 class Malformed(OtaBridgeError):

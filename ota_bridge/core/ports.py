@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ota_bridge.core.catalog import Release
+from ota_bridge.core.chain import Entry
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import InstalledPart, ReportKey
+from ota_bridge.core.people import Token, TokenId, User
+from ota_bridge.core.rollout.approvals import Approval
 from ota_bridge.core.rollout.facts import Key
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.rollout.plan import Window
@@ -173,6 +176,73 @@ class LimitsInForce(Protocol):
     def put(self, limits: StandingLimits) -> None: ...
 
 
+class Users(Protocol):
+    """Who was given roles."""
+
+    def get(self, name: str) -> User | None: ...
+    def put(self, user: User) -> None: ...
+    def remove(self, name: str) -> None:
+        """Nothing where there is none."""
+        ...
+
+    def all(self) -> Sequence[User]: ...
+
+
+class Tokens(Protocol):
+    """What stands for users, those that can no longer be used among them."""
+
+    def get(self, token: TokenId) -> Token | None: ...
+    def put(self, token: Token) -> None: ...
+    def all(self, *, user: str | None = None) -> Sequence[Token]:
+        """Oldest first by creation."""
+        ...
+
+
+class Approvals(Protocol):
+    """At most one of each person for each rollout."""
+
+    def put(self, approval: Approval) -> None: ...
+    def remove(self, rollout: RolloutId, user: str) -> None:
+        """Nothing where there is none."""
+        ...
+
+    def of_rollout(self, rollout: RolloutId) -> Sequence[Approval]:
+        """In the order in which they were first given."""
+        ...
+
+
+class AuditLog(Protocol):
+    """Who did what: entries are appended, never changed, never taken away."""
+
+    def last(self) -> Entry | None: ...
+    def append(self, entry: Entry) -> None:
+        """Raises StoreError unless its number is the next."""
+        ...
+
+    def page(
+        self,
+        *,
+        actor: str | None = None,
+        subject: str | None = None,
+        since_ms: int | None = None,
+        after: int = 0,
+        limit: int = 1000,
+    ) -> Sequence[Entry]:
+        """By number."""
+        ...
+
+    def latest(
+        self,
+        *,
+        actor: str | None = None,
+        subject: str | None = None,
+        since_ms: int | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Entry]:
+        """By number, the last of those that fit."""
+        ...
+
+
 class UnitOfWork(Protocol):
     """All aggregates inside one transaction."""
 
@@ -190,12 +260,28 @@ class UnitOfWork(Protocol):
     def reports(self) -> Reports: ...
     @property
     def limits(self) -> LimitsInForce: ...
+    @property
+    def users(self) -> Users: ...
+    @property
+    def tokens(self) -> Tokens: ...
+    @property
+    def approvals(self) -> Approvals: ...
+    @property
+    def audit(self) -> AuditLog: ...
     def new_deployment_id(self) -> DeploymentId:
         """12 random lower-case hex digits, unused."""
         ...
 
     def new_rollout_id(self) -> RolloutId:
         """`r-` and 6 random lower-case hex digits, unused."""
+        ...
+
+    def new_token_id(self) -> TokenId:
+        """8 random lower-case hex digits, unused."""
+        ...
+
+    def new_secret(self) -> bytes:
+        """32 random bytes that nobody can guess."""
         ...
 
 

@@ -1,10 +1,11 @@
-"""Random ids that no record has yet."""
+"""Random ids that no record has yet, and random bytes that nobody can guess."""
 
 import secrets
 from collections.abc import Callable
 from typing import Final
 
 from ota_bridge.core.errors import StoreError
+from ota_bridge.core.people import SECRET_BYTES
 
 _TRIES: Final = 64
 
@@ -16,3 +17,8 @@ def unused_id(prefix: str, random_bytes: int, is_used: Callable[[str], bool]) ->
         if not is_used(text):
             return text
     raise StoreError(f"no unused id {prefix!r} with {random_bytes * 2} hex digits was found")
+
+
+def new_secret() -> bytes:
+    """What a token's secret is made of."""
+    return secrets.token_bytes(SECRET_BYTES)

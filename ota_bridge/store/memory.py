@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from ota_bridge.core.errors import OtaBridgeError, StoreError
 from ota_bridge.core.ports import UnitOfWork
-from ota_bridge.store.memory_tables import MemoryState, MemoryTables
+from ota_bridge.store.memory_state import MemoryState
+from ota_bridge.store.memory_tables import MemoryTables
 from ota_bridge.store.outcome import Committed, Deliver, Failed, Outcome, release
 
 T = TypeVar("T")

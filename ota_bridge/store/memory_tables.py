@@ -1,20 +1,19 @@
-"""The ports over dictionaries.
-
-Every change leaves an undo step in the journal, so that a work that raises leaves no trace.
-"""
+"""The ports over dictionaries."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.people import TokenId
 from ota_bridge.core.ports import (
+    Approvals,
+    AuditLog,
     Deployments,
     Devices,
     LimitsInForce,
@@ -23,76 +22,18 @@ from ota_bridge.core.ports import (
     Reports,
     Rollouts,
     StoredReport,
+    Tokens,
+    Users,
 )
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
-from ota_bridge.store.identifiers import unused_id
+from ota_bridge.store.identifiers import new_secret, unused_id
+from ota_bridge.store.memory_people import MemoryApprovals, MemoryAudit, MemoryTokens, MemoryUsers
+from ota_bridge.store.memory_state import MemoryState, Table
 from ota_bridge.store.rows import body_text, to_signed
 
-K = TypeVar("K")
-V = TypeVar("V")
 
-
-@dataclass(slots=True)
-class MemoryState:
-    """All records, and how to take back what the running work changed."""
-
-    releases: dict[ReleaseId, Release] = field(default_factory=dict)
-    devices: dict[DeviceId, Device] = field(default_factory=dict)
-    rollouts: dict[RolloutId, Rollout] = field(default_factory=dict)
-    deployments: dict[DeploymentId, Deployment] = field(default_factory=dict)
-    by_device: dict[DeviceId, list[DeploymentId]] = field(default_factory=dict)
-    transitions: dict[DeploymentId, list[Transition]] = field(default_factory=dict)
-    reports: dict[DeviceId, list[StoredReport]] = field(default_factory=dict)
-    contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
-    boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
-    limits: dict[None, StandingLimits] = field(default_factory=dict)
-    members: dict[tuple[RolloutId, int, str], None] = field(default_factory=dict)
-    journal: list[Callable[[], object]] | None = None
-    """None: only reading is allowed."""
-
-    def put(self, table: dict[K, V], key: K, value: V) -> None:
-        """Set one record."""
-        journal = self.writable()
-        if key in table:
-            before = table[key]
-            journal.append(lambda: table.__setitem__(key, before))
-        else:
-            journal.append(lambda: table.pop(key))
-        table[key] = value
-
-    def take(self, table: dict[K, V], key: K) -> None:
-        """Remove one record, if it is there."""
-        journal = self.writable()
-        if key in table:
-            before = table.pop(key)
-            journal.append(lambda: table.__setitem__(key, before))
-
-    def append(self, table: dict[K, list[V]], key: K, value: V) -> None:
-        """Add one record to a list."""
-        journal = self.writable()
-        items = table.setdefault(key, [])
-        items.append(value)
-        journal.append(items.pop)
-
-    def need(self, table: Mapping[K, object], key: K | None, what: str) -> None:
-        """Raise StoreError if a record names another that does not exist."""
-        if key is not None and key not in table:
-            raise StoreError(f"there is no {what} {key}")
-
-    def writable(self) -> list[Callable[[], object]]:
-        """The journal; raises StoreError where only reading is allowed."""
-        if self.journal is None:
-            raise StoreError("this unit of work can only read")
-        return self.journal
-
-
-class _Table:
-    def __init__(self, state: MemoryState) -> None:
-        self._state = state
-
-
-class MemoryReleases(_Table):
+class MemoryReleases(Table):
     """`Releases`."""
 
     def get(self, release: ReleaseId) -> Release | None:
@@ -106,7 +47,7 @@ class MemoryReleases(_Table):
         return sorted(found, key=lambda one: one.id)
 
 
-class MemoryDevices(_Table):
+class MemoryDevices(Table):
     """`Devices`."""
 
     def get(self, device: DeviceId) -> Device | None:
@@ -152,7 +93,7 @@ class MemoryDevices(_Table):
         return sorted(devices, key=lambda one: one.id)
 
 
-class MemoryDeployments(_Table):
+class MemoryDeployments(Table):
     """`Deployments`."""
 
     def get(self, deployment: DeploymentId) -> Deployment | None:
@@ -248,7 +189,7 @@ def _by_id(deployments: Iterable[Deployment], after: DeploymentId | None = None)
     return sorted((one for one in deployments if after is None or one.id > after), key=lambda one: one.id)
 
 
-class MemoryRollouts(_Table):
+class MemoryRollouts(Table):
     """`Rollouts`."""
 
     def get(self, rollout: RolloutId) -> Rollout | None:
@@ -266,7 +207,7 @@ class MemoryRollouts(_Table):
         ]
 
 
-class MemoryMembers(_Table):
+class MemoryMembers(Table):
     """`Members`."""
 
     def put(self, rollout: RolloutId, place: int, name: str) -> None:
@@ -295,7 +236,7 @@ class MemoryMembers(_Table):
         return sorted((place, name) for found, place, name in self._state.members if found == rollout)
 
 
-class MemoryReports(_Table):
+class MemoryReports(Table):
     """`Reports`."""
 
     def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
@@ -320,7 +261,7 @@ class MemoryReports(_Table):
         return self._state.reports.get(device, [])[::-1][:limit]
 
 
-class MemoryLimits(_Table):
+class MemoryLimits(Table):
     """`LimitsInForce`."""
 
     def get(self) -> StandingLimits:
@@ -341,6 +282,10 @@ class MemoryTables:
     members: Members
     reports: Reports
     limits: LimitsInForce
+    users: Users
+    tokens: Tokens
+    approvals: Approvals
+    audit: AuditLog
 
     @classmethod
     def over(cls, state: MemoryState) -> "MemoryTables":
@@ -353,6 +298,10 @@ class MemoryTables:
             MemoryMembers(state),
             MemoryReports(state),
             MemoryLimits(state),
+            MemoryUsers(state),
+            MemoryTokens(state),
+            MemoryApprovals(state),
+            MemoryAudit(state),
         )
 
     def new_deployment_id(self) -> DeploymentId:
@@ -360,3 +309,9 @@ class MemoryTables:
 
     def new_rollout_id(self) -> RolloutId:
         return RolloutId(unused_id("r-", 3, lambda text: self.rollouts.get(RolloutId(text)) is not None))
+
+    def new_token_id(self) -> TokenId:
+        return TokenId(unused_id("", 4, lambda text: self.tokens.get(TokenId(text)) is not None))
+
+    def new_secret(self) -> bytes:
+        return new_secret()

@@ -202,4 +202,60 @@ def _rollouts(db: Database) -> None:
         db.execute(statement)
 
 
-SCHEMA_VERSION: Final = 6
+_PEOPLE: Final = """
+CREATE TABLE users (
+  name TEXT PRIMARY KEY NOT NULL,
+  roles TEXT NOT NULL,
+  created_wall REAL NOT NULL,
+  created_by TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE tokens (
+  id TEXT PRIMARY KEY NOT NULL,
+  name TEXT NOT NULL,
+  user TEXT NOT NULL,
+  digest BLOB NOT NULL CHECK (length(digest) = 32),
+  created_wall REAL NOT NULL,
+  created_by TEXT NOT NULL,
+  expires_wall REAL NOT NULL,
+  revoked_wall REAL
+) STRICT;
+
+CREATE TABLE approvals (
+  rollout TEXT NOT NULL REFERENCES rollouts (id),
+  user TEXT NOT NULL,
+  digest BLOB NOT NULL,
+  wall REAL NOT NULL,
+  note TEXT NOT NULL,
+  PRIMARY KEY (rollout, user)
+) STRICT;
+
+CREATE TABLE audit (
+  n INTEGER PRIMARY KEY,
+  wall_ms INTEGER NOT NULL,
+  actor TEXT NOT NULL,
+  how TEXT NOT NULL,
+  action TEXT NOT NULL,
+  subject TEXT NOT NULL,
+  result TEXT NOT NULL,
+  detail TEXT NOT NULL,
+  digest BLOB NOT NULL CHECK (length(digest) = 32)
+) STRICT;
+CREATE INDEX audit_by_subject ON audit (subject, n);
+CREATE INDEX audit_by_actor ON audit (actor, n);
+CREATE TRIGGER audit_keeps_its_order BEFORE INSERT ON audit
+  WHEN NEW.n IS NOT (SELECT coalesce(max(n), 0) + 1 FROM audit)
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only: an entry has the next number'); END;
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+CREATE TRIGGER audit_is_not_cut BEFORE DELETE ON audit
+  BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+"""
+
+
+@MIGRATIONS(name="0007_people")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _people(db: Database) -> None:
+    db.executescript(_PEOPLE)
+
+
+SCHEMA_VERSION: Final = 7

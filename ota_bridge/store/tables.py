@@ -14,7 +14,10 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.people import TokenId
 from ota_bridge.core.ports import (
+    Approvals,
+    AuditLog,
     Deployments,
     Devices,
     LimitsInForce,
@@ -23,40 +26,26 @@ from ota_bridge.core.ports import (
     Reports,
     Rollouts,
     StoredReport,
+    Tokens,
+    Users,
 )
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
-from ota_bridge.store.identifiers import unused_id
-
-
-def _insert(table: str, columns: Sequence[str]) -> str:
-    marks = ", ".join("?" * len(columns))
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 - constants of this package
-
-
-def _upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
-    changes = ", ".join(f"{name} = excluded.{name}" for name in columns if name not in key)
-    return f"{_insert(table, columns)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
-
-
-def _select(table: str, columns: Sequence[str]) -> str:
-    return f"SELECT {', '.join(columns)} FROM {table} "  # noqa: S608 - constants of this package
-
-
-def _where(conditions: Sequence[str]) -> str:
-    return f"WHERE {' AND '.join(conditions)} " if conditions else ""
+from ota_bridge.store.identifiers import new_secret, unused_id
+from ota_bridge.store.people_tables import ApprovalTable, AuditTable, TokenTable, UserTable
+from ota_bridge.store.statements import insert, select, upsert, where
 
 
 class ReleaseTable:
     """`Releases`: the release and its parts in two tables. What was read is kept: every report asks for a few again."""
 
-    _PUT: Final = _upsert("releases", catalog_rows.RELEASE_COLUMNS, ("id",))
-    _PUT_PART: Final = _upsert("release_parts", catalog_rows.PART_COLUMNS, ("release", "component"))
-    _SELECT: Final = _select("releases", catalog_rows.RELEASE_COLUMNS)
+    _PUT: Final = upsert("releases", catalog_rows.RELEASE_COLUMNS, ("id",))
+    _PUT_PART: Final = upsert("release_parts", catalog_rows.PART_COLUMNS, ("release", "component"))
+    _SELECT: Final = select("releases", catalog_rows.RELEASE_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
     _ALL: Final = _SELECT + "WHERE ?1 IS NULL OR product = ?1 ORDER BY id"
-    _PARTS: Final = _select("release_parts", catalog_rows.PART_COLUMNS) + "WHERE release = ? ORDER BY position"
+    _PARTS: Final = select("release_parts", catalog_rows.PART_COLUMNS) + "WHERE release = ? ORDER BY position"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -99,8 +88,8 @@ class ReleaseTable:
 class DeviceTable:
     """`Devices`. The last one is kept: a report asks for its device several times."""
 
-    _PUT: Final = _upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
-    _SELECT: Final = _select("devices", rows.DEVICE_COLUMNS)
+    _PUT: Final = upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
+    _SELECT: Final = select("devices", rows.DEVICE_COLUMNS)
     _GET: Final = _SELECT + "WHERE product = ? AND name = ?"
     _INSTALLED: Final = (
         "SELECT parts FROM devices WHERE product = ? AND state <> 'retired' GROUP BY parts ORDER BY min(name)"
@@ -169,7 +158,7 @@ class DeviceTable:
         if tag is not None:
             conditions.append("tags <> '[]' AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
             values.append(tag)
-        sql = self._SELECT + _where(conditions) + "ORDER BY product, name LIMIT ?"
+        sql = self._SELECT + where(conditions) + "ORDER BY product, name LIMIT ?"
         return [rows.device_from(row) for row in self._execute(sql, (*values, limit))]
 
     def count(self, *, product: str | None = None) -> int:
@@ -191,8 +180,8 @@ class DeviceTable:
 class DeploymentTable:
     """`Deployments`: attempts in one table, their transitions in another."""
 
-    _PUT: Final = _upsert("deployments", rows.DEPLOYMENT_COLUMNS, ("id",))
-    _SELECT: Final = _select("deployments", rows.DEPLOYMENT_COLUMNS)
+    _PUT: Final = upsert("deployments", rows.DEPLOYMENT_COLUMNS, ("id",))
+    _SELECT: Final = select("deployments", rows.DEPLOYMENT_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
     _OPEN_OF: Final = _SELECT + "WHERE product = ? AND name = ? AND is_open = 1 ORDER BY id"
     # Not by time: the wall clock may have been set back between two of them. A row keeps its rowid.
@@ -206,8 +195,8 @@ class DeploymentTable:
     _TALLIES: Final = "SELECT stage, state, earlier_end, number FROM rollout_tallies WHERE rollout = ? AND number <> 0"
     # The slots' line: urgent ones first, then by age.
     _FOR_SLOTS: Final = _SELECT + "WHERE slot_rank = ? AND slot_rank > 0 ORDER BY rowid LIMIT ?"
-    _RECORD: Final = _insert("transitions", rows.TRANSITION_COLUMNS)
-    _HISTORY: Final = _select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY id"
+    _RECORD: Final = insert("transitions", rows.TRANSITION_COLUMNS)
+    _HISTORY: Final = select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY id"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -292,8 +281,8 @@ class DeploymentTable:
 class RolloutTable:
     """`Rollouts`. What was read is kept, as releases are."""
 
-    _PUT: Final = _upsert("rollouts", catalog_rows.ROLLOUT_COLUMNS, ("id",))
-    _SELECT: Final = _select("rollouts", catalog_rows.ROLLOUT_COLUMNS)
+    _PUT: Final = upsert("rollouts", catalog_rows.ROLLOUT_COLUMNS, ("id",))
+    _SELECT: Final = select("rollouts", catalog_rows.ROLLOUT_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
     _ALL: Final = _SELECT + "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR product = ?2) ORDER BY rowid"
 
@@ -367,11 +356,11 @@ class MemberTable:
 class ReportTable:
     """`Reports`."""
 
-    _ADD: Final = _insert("reports", rows.REPORT_COLUMNS)
+    _ADD: Final = insert("reports", rows.REPORT_COLUMNS)
     _SEEN: Final = "SELECT content FROM reports WHERE product = ? AND name = ? AND boot = ? AND seq = ?"
     _KNOWS: Final = "SELECT 1 FROM reports WHERE product = ? AND name = ? AND boot = ? LIMIT 1"
     _LAST_IDS: Final = "SELECT id FROM reports WHERE product = ? AND name = ? ORDER BY +id DESC LIMIT ?"
-    _RECENT: Final = _select("reports", rows.REPORT_COLUMNS) + f"WHERE id IN ({_LAST_IDS}) ORDER BY id DESC"
+    _RECENT: Final = select("reports", rows.REPORT_COLUMNS) + f"WHERE id IN ({_LAST_IDS}) ORDER BY id DESC"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -396,8 +385,8 @@ class ReportTable:
 class LimitsTable:
     """`LimitsInForce`: one row, or none where nobody ever set any."""
 
-    _PUT: Final = _upsert("limits", ("id", *rows.LIMITS_COLUMNS), ("id",))
-    _GET: Final = _select("limits", rows.LIMITS_COLUMNS) + "WHERE id = 1"
+    _PUT: Final = upsert("limits", ("id", *rows.LIMITS_COLUMNS), ("id",))
+    _GET: Final = select("limits", rows.LIMITS_COLUMNS) + "WHERE id = 1"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -421,6 +410,10 @@ class Tables:
     members: Members
     reports: Reports
     limits: LimitsInForce
+    users: Users
+    tokens: Tokens
+    approvals: Approvals
+    audit: AuditLog
     _forget: tuple[Callable[[], None], ...]
 
     @classmethod
@@ -429,7 +422,8 @@ class Tables:
         releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
         forget = (releases.forget, devices.forget, rollouts.forget)
         deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
-        return cls(releases, devices, deployments, rollouts, MemberTable(db), reports, limits, forget)
+        people = (UserTable(db), TokenTable(db), ApprovalTable(db), AuditTable(db))
+        return cls(releases, devices, deployments, rollouts, MemberTable(db), reports, limits, *people, forget)
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""
@@ -441,3 +435,9 @@ class Tables:
 
     def new_rollout_id(self) -> RolloutId:
         return RolloutId(unused_id("r-", 3, lambda text: self.rollouts.get(RolloutId(text)) is not None))
+
+    def new_token_id(self) -> TokenId:
+        return TokenId(unused_id("", 4, lambda text: self.tokens.get(TokenId(text)) is not None))
+
+    def new_secret(self) -> bytes:
+        return new_secret()

@@ -10,14 +10,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, OperatorError
+from ota_bridge.core.errors import Conflict, Forbidden, InvalidInput, NotFound, OperatorError
 
 _ANSWER_MAX_BYTES: Final = 1 << 28
 _SEND_BYTES: Final = 1 << 16
 _READ_BYTES: Final = 1 << 16
 _CONNECT_S: Final = 5.0
 
-_BY_CODE: Final[Mapping[str, type[OperatorError]]] = {kind.code: kind for kind in (NotFound, Conflict, InvalidInput)}
+_BY_CODE: Final[Mapping[str, type[OperatorError]]] = {
+    kind.code: kind for kind in (NotFound, Conflict, InvalidInput, Forbidden)
+}
 
 
 class DaemonNotRunning(OperatorError):
@@ -35,10 +37,11 @@ class RefusedByDaemon(OperatorError):
 
 
 class LocalClient:
-    """Talks to the daemon whose socket is at `path`; waits `answer_s` for an answer."""
+    """Talks to the daemon whose socket is at `path`, showing `token` if there is one; waits `answer_s` seconds."""
 
-    def __init__(self, path: Path, *, answer_s: float = 60.0) -> None:
+    def __init__(self, path: Path, *, answer_s: float = 60.0, token: str | None = None) -> None:
         self._path = path
+        self._shown: dict[str, str] = {} if token is None else {"token": token}
         self._answer_s = answer_s
 
     def call(
@@ -50,7 +53,7 @@ class LocalClient:
         progress: Callable[[int], None] | None = None,
     ) -> Any:
         """Carry out `op`; `upload` is an open file and its size, `progress` hears how many bytes went."""
-        request: dict[str, Any] = {"op": op, "args": dict(args)}
+        request: dict[str, Any] = {"op": op, "args": dict(args), **self._shown}
         if upload is not None:
             request["upload_bytes"] = upload[1]
         with self._connected() as connection:
@@ -66,7 +69,7 @@ class LocalClient:
     def stream(self, op: str, args: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Subscribe to `op`; waits without limit between items and ends when the daemon ends it."""
         with self._connected() as connection:
-            connection.sendall(_line({"op": op, "args": dict(args), "stream": True}))
+            connection.sendall(_line({"op": op, "args": dict(args), "stream": True, **self._shown}))
             connection.settimeout(None)
             lines = _Lines(connection)
             while "stream" in (answer := lines.next()):
@@ -81,7 +84,7 @@ class LocalClient:
         except PermissionError as error:
             connection.close()
             raise OperatorError(
-                f"not allowed to open {self._path}: the daemon runs as another user; use sudo -u"
+                f"not allowed to open {self._path}: use sudo -u, or have local.group name one of your groups"
             ) from error
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             connection.close()

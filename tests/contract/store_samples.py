@@ -6,12 +6,15 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
+from ota_bridge.core.chain import Entry, Head
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.fleet import Assignment, Device, DeviceState, Silence
 from ota_bridge.core.manifest import Dependency, ManifestFacts, PayloadType
 from ota_bridge.core.messages import Encoding, InstalledPart, ReportKey
+from ota_bridge.core.people import Role, Token, TokenId, User
 from ota_bridge.core.ports import StoredReport
+from ota_bridge.core.rollout.approvals import Approval
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
 from ota_bridge.core.values import (
     DeploymentId,
@@ -130,6 +133,53 @@ def report(name="dev1", boot=1, seq=1, **changes):
         body={"type": "report_version", "boot": boot},
     )
     return replace(plain, **changes)
+
+
+def user(name="ann", **changes):
+    plain = {"name": name, "roles": frozenset({Role.OPERATOR}), "created_wall": 1.0, "created_by": "root"}
+    return User(**(plain | changes))
+
+
+def token(name="00000001", **changes):
+    plain = Token(
+        id=TokenId(name),
+        name="ci",
+        user="ann",
+        digest=b"\x01" * 32,
+        created_wall=1.0,
+        created_by="root",
+        expires_wall=100.0,
+    )
+    return replace(plain, **changes)
+
+
+def approval(rollout="r-000001", **changes):
+    plain = Approval(rollout=RolloutId(rollout), user="cho", digest=b"\x01" * 32, wall=1.0)
+    return replace(plain, **changes)
+
+
+def entry(last, **changes):
+    """What follows the entry `last`, or begins the chain."""
+    head = Head.of(last)
+    plain = {
+        "n": head.n + 1,
+        "wall_ms": 1000,
+        "actor": "ann",
+        "how": "peer",
+        "action": "device.add",
+        "subject": "device prod/d1",
+        "result": "ok",
+        "detail": "{}",
+    }
+    return Entry(**(plain | changes)).after(head.digest)
+
+
+def chain(*facts):
+    """Entries one after the other."""
+    made = []
+    for changes in facts:
+        made.append(entry(made[-1] if made else None, **changes))
+    return made
 
 
 def fill(unit, *, devices=("dev1", "dev2"), rollouts=("r-000001", "r-000002")):
@@ -343,4 +393,42 @@ REPORTS = st.builds(
     kind=TEXTS,
     wall=st.integers(0, 5).map(float),
     body=st.dictionaries(TEXTS, PLAIN_JSON, max_size=3),
+)
+USER_NAMES = st.sampled_from(["ann", "cho", "dev.ops@site", "x" * 64])
+USERS = st.builds(
+    User,
+    name=USER_NAMES,
+    roles=st.sets(st.sampled_from(Role), min_size=1).map(frozenset),
+    created_wall=WALLS,
+    created_by=TEXTS,
+)
+TOKENS = st.builds(
+    Token,
+    id=st.sampled_from(["00000001", "00000002", "abcdef01"]).map(TokenId),
+    name=st.sampled_from(["ci", "a.b-c_d"]),
+    user=USER_NAMES,
+    digest=st.binary(min_size=32, max_size=32),
+    created_wall=WALLS,
+    created_by=TEXTS,
+    expires_wall=WALLS,
+    revoked_wall=maybe(WALLS),
+)
+APPROVALS = st.builds(
+    Approval,
+    rollout=st.sampled_from([RolloutId("r-000001"), RolloutId("r-000002")]),
+    user=TEXTS,
+    digest=st.binary(min_size=32, max_size=32),
+    wall=WALLS,
+    note=st.text(st.characters(categories=["L", "N", "P"]), max_size=200),
+)
+ENTRIES = st.fixed_dictionaries(
+    {
+        "wall_ms": st.integers(-(2**63), 2**63 - 1),
+        "actor": TEXTS,
+        "how": TEXTS,
+        "action": TEXTS,
+        "subject": TEXTS,
+        "result": TEXTS,
+        "detail": TEXTS,
+    }
 )

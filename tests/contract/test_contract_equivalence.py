@@ -4,14 +4,20 @@ import tempfile
 from pathlib import Path
 
 from contract.store_samples import (
+    APPROVALS,
     DEPLOYMENTS,
     DEVICES,
+    ENTRIES,
     LIMITS,
     RELEASES,
     REPORTS,
     ROLLOUTS,
+    TOKENS,
     TRANSITIONS,
+    USER_NAMES,
+    USERS,
     commit,
+    entry,
     fill,
     url_of,
 )
@@ -33,6 +39,13 @@ STEPS = st.one_of(
     TRANSITIONS.map(lambda record: lambda unit: unit.deployments.record(record)),
     REPORTS.map(lambda record: lambda unit: unit.reports.add(record)),
     LIMITS.map(lambda record: lambda unit: unit.limits.put(record)),
+    USERS.map(lambda record: lambda unit: unit.users.put(record)),
+    USER_NAMES.map(lambda name: lambda unit: unit.users.remove(name)),
+    TOKENS.map(lambda record: lambda unit: unit.tokens.put(record)),
+    APPROVALS.map(lambda record: lambda unit: unit.approvals.put(record)),
+    APPROVALS.map(lambda record: lambda unit: unit.approvals.remove(record.rollout, record.user)),
+    ENTRIES.map(lambda facts: lambda unit: unit.audit.append(entry(unit.audit.last(), **facts))),
+    ENTRIES.map(lambda facts: lambda unit: unit.audit.append(entry(None, **facts))),
     st.integers(-3, 3).map(lambda by_s: lambda unit: unit.deployments.shift_due(by_s)),
 )
 WORKS = st.tuples(st.lists(STEPS, max_size=4), st.booleans())
@@ -81,6 +94,9 @@ def everything(unit):
         ],
         "reports": [[unit.reports.recent(one, limit=limit) for one in devices] for limit in (2, 50)],
         "limits": unit.limits.get(),
+        "people": [unit.users.all(), unit.tokens.all(), unit.tokens.all(user="ann")],
+        "approvals": [unit.approvals.of_rollout(one) for one in rollouts],
+        "audit": [unit.audit.last(), unit.audit.page(), unit.audit.latest(since_ms=0, limit=1)],
     }
 
 

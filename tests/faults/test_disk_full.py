@@ -17,6 +17,7 @@ from harness import Fleet, Site, site, tap, until
 
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.errors import OtaBridgeError, StoreError
+from ota_bridge.core.people import Caller
 from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
@@ -25,6 +26,8 @@ from ota_bridge.store import connection
 from ota_bridge.store.sqlite import SqliteStore
 from ota_bridge.wire import MqttMessage
 from tests.faults.process import acknowledged, stored
+
+ANN = Caller(user="ann")
 
 DEVICES = 10
 
@@ -330,7 +333,7 @@ async def test_a_database_that_may_grow_by_so_many_pages_keeps_what_it_acknowled
         bridge.check()
         failed += bridge.gateway.counters.store_failures > before
         with contextlib.suppress(StoreError):
-            await bridge.gateway.operate("ann", "device.add", {"device": f"prod/new{pages}"})
+            await bridge.gateway.operate(ANN, "device.add", {"device": f"prod/new{pages}"})
         await limit(bridge, None)
         await bridge.all_acknowledged()
     assert failed >= 6
@@ -361,8 +364,8 @@ async def test_a_disk_that_turns_read_only_ends_nothing_and_comes_back(tmp_path)
     await bridge.failed(30)
     assert {("d1", 1, 1)} == bridge.wire.reports == bridge.stored()
     with pytest.raises(StoreError, match="readonly database"):
-        await bridge.gateway.operate("ann", "device.add", {"device": "prod/new"})
-    assert "prod/d1" == (await bridge.gateway.operate("ann", "why", {"device": "d1"}))["device"]
+        await bridge.gateway.operate(ANN, "device.add", {"device": "prod/new"})
+    assert "prod/d1" == (await bridge.gateway.operate(ANN, "why", {"device": "d1"}))["device"]
     await bridge.gateway.pump()
     bridge.store._db.conn.execute("PRAGMA query_only = OFF")
     await bridge.all_acknowledged()

@@ -30,6 +30,7 @@ from ota_bridge.config import SETTINGS, Config
 from ota_bridge.core.errors import ConfigError, InvalidInput, KeysetReason, KeysetRefused, Malformed, ManifestRefused
 from ota_bridge.core.messages import CheckIn, Event, Progress, Rejected
 from ota_bridge.core.operations import OPERATIONS, checked_arguments
+from ota_bridge.core.people import parse_token, without_tokens
 from ota_bridge.core.values import DeviceId, checked_attributes
 from ota_bridge.decode import MapKeys, read_cbor, read_json, read_msgpack
 from ota_bridge.dialect import MalformedRequest
@@ -454,6 +455,9 @@ def local_request(data: bytes) -> None:
         assert json.loads(_refusal(error))["ok"] is False
         raise
     assert 1 <= len(asked.op) <= 64
+    assert asked.token is None or asked.token not in repr(asked) or len(asked.token) < 20
+    if asked.token is not None and (parsed := parse_token(asked.token)) is not None:
+        assert without_tokens(asked.token) == f"ota_{parsed[0]}_..."
     operation = OPERATIONS.get(asked.op)
     if operation is not None:
         checked_arguments(operation, asked.args)

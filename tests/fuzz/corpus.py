@@ -97,7 +97,7 @@ def made() -> dict[str, list[bytes]]:
         "config_file": list(_config_files()),
         "config_words": [b"\n".join(list(_config_words())[at : at + 6]) for at in range(0, len(SETTINGS), 6)],
         "broker_url": [b"mqtt://broker", b"mqtts://ann:pa%40ss@[::1]:8884/", b"mqtt://u@10.0.0.1:1883", b"http://x?y#z"],
-        "local_request": asked,
+        "local_request": [*asked, json.dumps({"op": "fleet", "args": {}, "token": "ota_0123abcd_" + 43 * "A"}).encode()],
         "csv_import": [b"device,hw,tags,label\ndemo/d1,r1,a b,Hall 3\ndemo/d2,,,\n", b"device,attr.batch,attr.year\ndemo/d1,A7,2026\ndemo/d2,,-5\n", b'\xef\xbb\xbflabel,device\r\n"x,y",p/d\r\n'],
         "tail": [*reports[:6], *blocks[:2], *updates[:4], b'"text"', b"21.5", b"", b"\xff\x00binary", b' "\\u001b[2J"'],
         "sim_update": updates,
@@ -210,9 +210,16 @@ def _commands() -> Iterator[tuple[str, dict[str, Any]]]:
         "device.list": {"product": "prod", "state": "active", "tag": "a"},
         "rollout.percent": {"rollout": "r-000000", "percent": 60},
         "release.withdraw": {"release": "1.2.0", "reason": "bad"},
+        "rollout.approve": {"rollout": "r-000000", "note": "looks good"},
+        "user.add": {"user": "ann", "roles": ["operator", "admin"]},
+        "user.roles": {"user": "ann", "add": ["viewer"], "remove": ["admin"]},
+        "token.new": {"user": "ann", "name": "ci", "days": 7},
+        "token.revoke": {"token": "ci"},
+        "audit.list": {"actor": "ann", "since": "2026-01-31T12:00:00Z", "limit": 10},
+        "audit.verify": {"head": "1:" + "ab" * 32},
     }
     for op in sorted(OPERATIONS, key=lambda name: (name != "rollout.start", name)):
-        named = {"device": "d1", "release": "1.1.0", "rollout": "r-000000"}.get(op.partition(".")[0])
+        named = {"device": "d1", "release": "1.1.0", "rollout": "r-000000", "user": "ann"}.get(op.partition(".")[0])
         plain = {op.partition(".")[0]: named} if named and not op.endswith("list") else {}
         yield op, known.get(op, {"device": "d1"} if op == "why" else plain)
 

@@ -19,6 +19,7 @@ from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.errors import InvalidInput, Malformed, OperatorError
 from ota_bridge.core.messages import Event, Grant, GrantsChanged, GrantState, Rejected
+from ota_bridge.core.people import Caller
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId
 from ota_bridge.decode import read_json
 from ota_bridge.mqtt.codec import Decoder
@@ -174,14 +175,14 @@ def local_socket(data: bytes) -> None:
 
 
 async def _served(data: bytes) -> None:
-    async def call(actor: str, op: str, args: dict[str, Any], upload: Any) -> Any:
+    async def call(caller: Caller, op: str, args: dict[str, Any], upload: Any) -> Any:
         if op == "fail":
             raise InvalidInput("it cannot be done")
         if upload is not None and op == "release.add":
             return {"bytes": sum([len(piece) async for piece in upload])}
         return args
 
-    async def subscribe(what: str, args: dict[str, Any]) -> Any:
+    async def subscribe(caller: Caller, what: str, args: dict[str, Any]) -> Any:
         for number in range(2):
             yield {"number": number, **args}
 
@@ -190,7 +191,7 @@ async def _served(data: bytes) -> None:
     reader.feed_data(data)
     reader.feed_eof()
     try:
-        while await server._one_request("ann", reader, writer):  # type: ignore[arg-type]
+        while await server._one_request(Caller(user="ann"), reader, writer):  # type: ignore[arg-type]
             pass
     except (EOFError, asyncio.LimitOverrunError):
         pass

@@ -11,9 +11,10 @@ from core_world import World
 
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
-from ota_bridge.core.errors import Conflict, InvalidInput, NotFound, StoreError
+from ota_bridge.core.errors import Conflict, Forbidden, InvalidInput, NotFound, StoreError
 from ota_bridge.core.fleet import ReportLimit
 from ota_bridge.core.messages import GrantsChanged, GrantState, LimitsChanged
+from ota_bridge.core.people import Caller
 from ota_bridge.core.shares import WINDOW_S, Wait
 from ota_bridge.core.values import DeviceId, Limits, Share, StandingLimits
 from ota_bridge.dialects.native import NativeDialect
@@ -23,6 +24,7 @@ from ota_bridge.store.memory import MemoryStore
 from ota_bridge.wire import MqttMessage
 
 NATIVE = NativeDialect("$ota")
+ANN = Caller(user="ann")
 
 
 class Wire:
@@ -321,7 +323,7 @@ async def test_an_operation_returns_after_its_outputs_are_out(harness):
     harness.world.release()
     harness.report()
     harness.wire.log.clear()
-    result = await harness.gateway.operate("ann", "rollout.start", {"release": "1.1.0"})
+    result = await harness.gateway.operate(ANN, "rollout.start", {"release": "1.1.0"})
     assert 1 == result["total"]
     assert ["grants", "update_firmware"] == quiet(harness.wire.log)
 
@@ -339,13 +341,13 @@ async def test_an_operation_returns_after_its_outputs_are_out(harness):
 )
 async def test_an_operation_that_cannot_be_says_so(harness, name, args, error):
     with pytest.raises(error):
-        await harness.gateway.operate("ann", name, args)
+        await harness.gateway.operate(ANN, name, args)
 
 
 async def test_the_log_names_who_did_what_and_stays_short(harness, caplog):
     rows = [{"device": f"prod/d{number}"} for number in range(1000)]
     with caplog.at_level(logging.INFO):
-        await harness.gateway.operate("ann", "device.import", {"rows": rows})
+        await harness.gateway.operate(ANN, "device.import", {"rows": rows})
     told = next(record.getMessage() for record in caplog.records if "device.import" in record.getMessage())
     assert told.startswith("ann: device.import {'rows': [{'device': 'prod/d0'}")
     assert len(told) < 400
@@ -371,7 +373,7 @@ async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(ha
     harness.store.submit = watched
     harness.gateway.blocks.settled = settled  # a plane in a process of its own hears of it late
     args = {"rollout": rollout} if operation == "rollout.pause" else {"release": "1.1.0"}
-    await harness.gateway.operate("ann", operation, args)
+    await harness.gateway.operate(ANN, operation, args)
     assert ["settled", {rollout: state}] == held
     assert {} == harness.world.server.held
     grants = harness.world.server._clients[DeviceId("prod", "d1")].grants
@@ -381,9 +383,9 @@ async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(ha
 async def test_a_pause_that_is_refused_lets_the_block_plane_go_on(harness):
     harness.release()
     rollout = harness.world.do("rollout.list")[0]["id"]
-    await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
+    await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
     with pytest.raises(Conflict):
-        await harness.gateway.operate("ann", "rollout.pause", {"rollout": rollout})
+        await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
     assert {} == harness.world.server.held
 
 
@@ -453,10 +455,10 @@ async def test_limits_reach_the_block_plane_after_their_commit_and_before_the_an
         real(work, on_done)
 
     harness.store.submit = watched
-    await harness.gateway.operate("ann", "limits.set", {"downloads": 7})
+    await harness.gateway.operate(ANN, "limits.set", {"downloads": 7})
     assert [None] == seen
     assert Limits(downloads=7) == harness.world.server.shares.limits
-    await harness.gateway.operate("ann", "limits.set", {"downloads": 0})
+    await harness.gateway.operate(ANN, "limits.set", {"downloads": 0})
     assert harness.world.server.shares is None
 
 
@@ -471,7 +473,7 @@ async def test_limits_are_answered_when_they_have_settled(harness, monkeypatch):
 
     harness.gateway.blocks.settled = settled
     monkeypatch.setattr("ota_bridge.gateway.asyncio.sleep", sleep)
-    await harness.gateway.operate("ann", "limits.set", {"downloads": 7})
+    await harness.gateway.operate(ANN, "limits.set", {"downloads": 7})
     assert ["settled", (WINDOW_S, True)] == steps
 
 
@@ -486,7 +488,7 @@ async def test_after_a_restart_the_limits_hold_and_who_downloaded_last_keeps_its
         harness.world.jump(1)
         BlockGateway(server, NATIVE).handle(b"$ota/get/prod/" + name.encode(), asked, harness.world.mono, [])
     harness.gateway.on_served(server.drain(harness.world.wall, harness.world.mono, whole=True))
-    await harness.gateway.operate("ann", "limits.set", {"downloads": 4})
+    await harness.gateway.operate(ANN, "limits.set", {"downloads": 4})
     server.shares, server.is_loaded = None, False
     server._clients.clear()
     harness.world.jump(20)
@@ -669,6 +671,7 @@ async def test_each_changed_rollout_is_published_once_a_beat_and_retained(harnes
     harness.release()
     harness.report()
     harness.report("d2")
+    await harness.gateway._head.news()  # of the audit log; it is another's test
     harness.wire.log.clear()
     await harness.gateway.pump()
     assert ["state"] == quiet(harness.wire.log)
@@ -688,7 +691,7 @@ async def test_what_a_broker_may_have_lost_is_published_again_once_it_is_back(ha
     harness.gateway.set_plane(control=True)
     harness.wire.log.clear()
     await harness.gateway.pump()
-    assert ["state"] == quiet(harness.wire.log)
+    assert ["state", "state"] == quiet(harness.wire.log)  # the first is the head of the audit log
     assert harness.wire.last.topic.startswith("$ota/state/rollout/")
 
 
@@ -708,6 +711,56 @@ async def test_the_pump_goes_on_after_an_error_of_the_store(harness, monkeypatch
         await asyncio.wait({running, asyncio.ensure_future(again.wait())}, return_when=asyncio.FIRST_COMPLETED)
     assert not running.done()
     running.cancel()
+
+
+async def test_the_head_of_the_audit_log_is_published_when_it_moved_and_to_every_broker(harness):
+    harness.gateway.set_plane(control=True)
+    await harness.gateway.pump()
+    harness.wire.log.clear()
+    await harness.gateway.operate(ANN, "device.add", {"device": "prod/d9"})
+    await harness.gateway.pump()
+    assert ["state"] == quiet(harness.wire.log)
+    assert ("$ota/state/audit", True) == (harness.wire.last.topic, harness.wire.last.retain)
+    last = harness.store.read(lambda unit: unit.audit.last())
+    told = json.loads(harness.wire.last.payload)
+    assert (1, last.digest.hex()) == (told["n"], told["digest"])
+    harness.wire.log.clear()
+    await harness.gateway.pump()
+    assert [] == quiet(harness.wire.log)
+    harness.gateway.set_plane(control=False)
+    harness.gateway.set_plane(control=True)
+    await harness.gateway.pump()
+    assert told == json.loads(harness.wire.last.payload)
+
+
+async def test_who_may_not_pause_holds_no_block_back_and_is_recorded(harness, monkeypatch):
+    harness.release()
+    rollout = harness.store.read(lambda unit: unit.rollouts.all())[0].id
+    held = []
+    monkeypatch.setattr(harness.gateway.blocks, "hold", lambda *what: held.append(what))
+    owner = Caller(user="root", is_owner=True)
+    await harness.gateway.operate(owner, "user.add", {"user": "vic", "roles": ["viewer"]})
+    for caller in (Caller(user="vic"), Caller(user="nobody"), Caller(user="root", is_owner=True, token="ota_x")):
+        with pytest.raises(Forbidden):
+            await harness.gateway.operate(caller, "rollout.pause", {"rollout": rollout})
+    assert [] == held
+    entries = harness.store.read(lambda unit: unit.audit.latest(limit=3))
+    assert [("rollout.pause", f"rollout {rollout}", "forbidden")] * 3 == [
+        (one.action, one.subject, one.result) for one in entries
+    ]
+    assert ["vic", "nobody", "root"] == [one.actor for one in entries]
+    assert "peer, with a token that was refused" == entries[-1].how
+
+
+async def test_a_read_that_is_forbidden_is_recorded_and_one_that_fails_is_not(harness):
+    owner = Caller(user="root", is_owner=True)
+    await harness.gateway.operate(owner, "user.add", {"user": "vic", "roles": ["viewer"]})
+    with pytest.raises(Forbidden):
+        await harness.gateway.operate(Caller(user="nobody"), "why", {"device": "d1"})
+    with pytest.raises(NotFound):
+        await harness.gateway.operate(Caller(user="vic"), "why", {"device": "d1"})
+    last = harness.store.read(lambda unit: unit.audit.last())
+    assert (2, "nobody", "why", "forbidden") == (last.n, last.actor, last.action, last.result)
 
 
 def test_the_state_of_both_planes_is_published_when_it_changes_and_control_is_up(harness):

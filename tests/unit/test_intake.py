@@ -8,6 +8,7 @@ from core_world import World, facts_of, image_of
 
 from ota_bridge.core.errors import (
     Conflict,
+    Forbidden,
     InvalidInput,
     KeysetReason,
     KeysetRefused,
@@ -15,6 +16,8 @@ from ota_bridge.core.errors import (
     ManifestRefused,
     RefusedReason,
 )
+from ota_bridge.core.people import Caller
+from ota_bridge.door import Door
 from ota_bridge.intake import Intake
 from ota_bridge.store.blobs import BlobStore
 
@@ -22,6 +25,7 @@ IMAGE = image_of("1.1.0")
 FACTS = facts_of()
 ENVELOPE = b"a signed envelope"
 STEP = b"a signed step"
+ANN = Caller(user="ann")
 ARGS = {
     "envelope": base64.b64encode(ENVELOPE).decode(),
     "product": "prod",
@@ -72,7 +76,8 @@ def intake(world, blobs):
     async def commit(work):
         return world.commit(work)[0]
 
-    gateway = SimpleNamespace(bridge=world.bridge, now=lambda: world.now, commit=commit)
+    door = Door(world.store, lambda: world.now)
+    gateway = SimpleNamespace(bridge=world.bridge, now=lambda: world.now, commit=commit, door=door)
     return Intake(gateway, blobs, verify, publish)
 
 
@@ -88,7 +93,7 @@ def kept(blobs):
 @pytest.mark.parametrize("cut", [1, 4096, 10_000])
 async def test_a_release_is_there_with_its_artifact_however_it_was_cut(world, blobs, intake, cut):
     pieces = [IMAGE[at : at + cut] for at in range(0, len(IMAGE), cut)] if cut > 1 else [IMAGE[:1], IMAGE[1:]]
-    view = await intake.add("ann", ARGS, Uploads(*pieces))
+    view = await intake.add(ANN, ARGS, Uploads(*pieces))
     assert ("prod/1.1.0", "ann", "fw.bin") == (view["id"], view["created_by"], view["parts"]["firmware"]["file_name"])
     artifact = blobs.open(FACTS)
     artifact.fetch(0, len(IMAGE))
@@ -122,7 +127,7 @@ async def test_a_release_is_there_with_its_artifact_however_it_was_cut(world, bl
 async def test_what_does_not_hold_is_refused_before_the_first_byte_is_taken(world, blobs, intake, changes, error, says):
     upload = Uploads(IMAGE)
     with pytest.raises(error, match=says):
-        await intake.add("ann", ARGS | changes, upload)
+        await intake.add(ANN, ARGS | changes, upload)
     assert 0 == upload.taken
     assert not blobs.has(FACTS)
     assert [] == world.do("release.list")
@@ -133,7 +138,7 @@ async def test_what_does_not_hold_is_refused_before_the_first_byte_is_taken(worl
 )
 async def test_an_artifact_that_is_not_the_signed_one_is_refused_and_leaves_nothing(world, blobs, intake, pieces):
     with pytest.raises((InvalidInput, ManifestRefused)):
-        await intake.add("ann", ARGS, Uploads(*pieces))
+        await intake.add(ANN, ARGS, Uploads(*pieces))
     assert not blobs.has(FACTS)
     assert set() == files(blobs)
     assert [] == world.do("release.list")
@@ -142,13 +147,13 @@ async def test_an_artifact_that_is_not_the_signed_one_is_refused_and_leaves_noth
 async def test_no_more_is_taken_than_was_signed(intake):
     upload = Uploads(*[bytes(10_000)] * 100)
     with pytest.raises(InvalidInput, match="larger than the 10000 bytes that were signed"):
-        await intake.add("ann", ARGS, upload)
+        await intake.add(ANN, ARGS, upload)
     assert 2 == upload.taken
 
 
 async def test_a_component_may_have_a_version_of_its_own_and_bounds_on_what_it_installs_from(world, intake):
     view = await intake.add(
-        "ann",
+        ANN,
         ARGS | {"version": "2026.1", "part_version": "1.1.0", "installs_from": ["1.0", ">=1.0.5"]},
         Uploads(IMAGE),
     )
@@ -159,7 +164,7 @@ async def test_a_component_may_have_a_version_of_its_own_and_bounds_on_what_it_i
 
 async def test_a_file_is_needed(intake):
     with pytest.raises(InvalidInput, match="bytes are missing"):
-        await intake.add("ann", ARGS, None)
+        await intake.add(ANN, ARGS, None)
 
 
 async def test_an_upload_that_breaks_off_leaves_nothing(blobs, intake):
@@ -168,22 +173,22 @@ async def test_an_upload_that_breaks_off_leaves_nothing(blobs, intake):
         raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
-        await intake.add("ann", ARGS, broken())
+        await intake.add(ANN, ARGS, broken())
     assert set() == files(blobs)
 
 
 async def test_the_same_upload_again_puts_a_damaged_file_back_even_after_a_rollout(world, blobs, intake):
-    first = await intake.add("ann", ARGS, Uploads(IMAGE))
+    first = await intake.add(ANN, ARGS, Uploads(IMAGE))
     world.rollout()
     blobs.blob_path(FACTS.sha256).unlink()
-    assert first == await intake.add("bob", ARGS, Uploads(IMAGE))
+    assert first == await intake.add(Caller(user="bob"), ARGS, Uploads(IMAGE))
     assert blobs.has(FACTS)
 
 
 async def test_another_manifest_for_the_same_release_is_a_conflict(world, intake):
     world.release("1.1.0", seq=7)
     with pytest.raises(Conflict, match="holds this image, signed with seq 7"):
-        await intake.add("ann", ARGS, Uploads(IMAGE))
+        await intake.add(ANN, ARGS, Uploads(IMAGE))
 
 
 # --- rotations ---------------------------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ async def test_another_manifest_for_the_same_release_is_a_conflict(world, intake
 
 async def test_a_rotation_is_checked_and_kept_and_told(intake, caplog):
     step = base64.b64encode(STEP).decode()
-    assert {"version": 2, "authors": ["ab"]} == await intake.publish_keyset("ann", {"keyset": step})
+    assert {"version": 2, "authors": ["ab"]} == await intake.publish_keyset(ANN, {"keyset": step})
     assert "ann published keyset 2: authors ['ab']" in caplog.text
 
 
@@ -208,4 +213,28 @@ async def test_a_rotation_is_checked_and_kept_and_told(intake, caplog):
 )
 async def test_what_is_no_rotation_is_refused(intake, args, error):
     with pytest.raises(error):
-        await intake.publish_keyset("ann", args)
+        await intake.publish_keyset(ANN, args)
+
+
+async def test_what_is_taken_in_is_recorded_and_what_is_refused_too(world, intake):
+    await intake.add(ANN, ARGS, Uploads(IMAGE))
+    with pytest.raises(ManifestRefused):
+        await intake.add(ANN, ARGS | {"envelope": base64.b64encode(b"other").decode()}, Uploads(IMAGE))
+    await intake.publish_keyset(ANN, {"keyset": base64.b64encode(STEP).decode()})
+    found = [(one.actor, one.action, one.subject, one.result) for one in world.read(lambda unit: unit.audit.page())]
+    assert [
+        ("ann", "release.add", "release prod/1.1.0", "ok"),
+        ("ann", "release.add", "release", "refused"),
+        ("ann", "keys.publish", "keys", "ok"),
+    ] == found
+
+
+async def test_who_is_no_author_is_refused_before_a_byte_is_taken(world, intake, blobs):
+    world.caller = Caller(user="root", is_owner=True)
+    world.do("user.add", user="ann", roles=["operator", "approver", "admin"])
+    uploads, before = Uploads(IMAGE), files(blobs)
+    with pytest.raises(Forbidden, match=r"release.add needs the role author, and ann has admin, approver, operator"):
+        await intake.add(ANN, ARGS, uploads)
+    with pytest.raises(Forbidden, match=r"keys.publish needs the role author"):
+        await intake.publish_keyset(ANN, {"keyset": base64.b64encode(STEP).decode()})
+    assert (0, before) == (uploads.taken, files(blobs))

@@ -190,17 +190,19 @@ class DaemonWithoutLinks:
         await local.start()
         return local
 
-    async def _call(self, actor, op, args, upload):
+    async def _call(self, caller, op, args, upload):
         if op == "release.add":
-            return await self._intake.add(actor, args, upload)
+            return await self._intake.add(caller, args, upload)
         if op == "keys.publish":
-            return await self._intake.publish_keyset(actor, args)
+            return await self._intake.publish_keyset(caller, args)
         if op == "bridge.status":
+            await self._gateway.door.admit(caller, op)
             return {"control": "up", "blocks": "up", "broker": "mqtt://127.0.0.1:1", "version": "0"}
-        result = await self._gateway.operate(actor, op, args)
+        result = await self._gateway.operate(caller, op, args)
         return {**result, "bridge": {"control": "up", "blocks": "down"}} if op == "fleet" else result
 
-    async def _subscribe(self, what, args):
+    async def _subscribe(self, caller, what, args):
+        await self._gateway.door.admit(caller, what)
         if what == "backup":
             async with aclosing(self.backups.make(args)) as told:
                 async for item in told:

@@ -169,8 +169,9 @@ def test_the_command_line_is_there_without_what_only_a_daemon_needs():
 def test_every_operation_is_reachable_from_the_command_line():
     import inspect
 
-    from ota_bridge.cli import app, device, limits, release, rollout, watch
+    from ota_bridge.cli import app, audit, device, limits, release, rollout, token, user, watch
 
     assert app
-    source = "".join(inspect.getsource(module) for module in (device, limits, release, rollout, watch))
+    modules = (audit, device, limits, release, rollout, token, user, watch)
+    source = "".join(inspect.getsource(module) for module in modules)
     assert [name for name in OPERATIONS if f'"{name}"' not in source] == []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ota_bridge.core.deployment import State
 from ota_bridge.core.messages import Offer, RolloutChanged
 from ota_bridge.core.operations import perform
+from ota_bridge.core.people import Caller
 from ota_bridge.core.slices import PAGE
 
 
@@ -23,7 +24,7 @@ def fleet(count, **rules):
 
 def start(world, **args):
     """A rollout of which nothing is planned yet."""
-    work = lambda unit: perform(unit, world.bridge, "rollout.start", args, actor="ann", now=world.now)  # noqa: E731
+    work = lambda unit: perform(unit, world.bridge, "rollout.start", args, caller=Caller(user="ann"), now=world.now)  # noqa: E731
     return world.commit(work)[0]["id"]
 
 

@@ -2,12 +2,14 @@
 
 import asyncio
 import getpass
+import grp
 import io
 import json
 import os
 import socket
 import stat
 import threading
+from dataclasses import replace
 
 import pytest
 import uvloop
@@ -15,6 +17,7 @@ import uvloop
 from ota_bridge.core.errors import (
     ConfigError,
     Conflict,
+    Forbidden,
     InvalidInput,
     ManifestRefused,
     NotFound,
@@ -22,7 +25,8 @@ from ota_bridge.core.errors import (
     RefusedReason,
     StoreError,
 )
-from ota_bridge.web.local import LINE_MAX_BYTES, LocalSocket
+from ota_bridge.core.people import Caller
+from ota_bridge.web.local import LINE_MAX_BYTES, LocalSocket, _caller
 from ota_bridge.web.local_client import DaemonNotRunning, LocalClient
 
 
@@ -31,11 +35,13 @@ class FakeDaemon:
 
     def __init__(self):
         self.asked = []
+        self.callers = []
         self.streams_closed = asyncio.Event()
         self.hold = asyncio.Event()
 
-    async def call(self, actor, op, args, upload):
-        self.asked.append((actor, op, args))
+    async def call(self, caller, op, args, upload):
+        self.callers.append(caller)
+        self.asked.append((caller.user, op, args))
         match op:
             case "echo":
                 return args
@@ -56,7 +62,8 @@ class FakeDaemon:
             raise ERRORS[op]
         raise NotFound(f"no operation {op!r}")
 
-    async def subscribe(self, what, args):
+    async def subscribe(self, caller, what, args):
+        self.callers.append(caller)
         if what != "count":
             raise NotFound(f"no stream {what!r}")
         try:
@@ -74,6 +81,7 @@ ERRORS = {
     "invalid": InvalidInput("bad"),
     "manifest": ManifestRefused(RefusedReason.SIG, "nobody signed it"),
     "store": StoreError("disk full"),
+    "forbidden": Forbidden("not you"),
     "bug": ZeroDivisionError("secret detail"),
 }
 
@@ -127,6 +135,47 @@ async def test_the_umask_is_as_it_was_before(path):
 async def test_the_peers_user_is_the_actor(path, daemon):
     assert await client_call(path, "echo", {"a": 1}) == {"a": 1}
     assert daemon.asked == [(getpass.getuser(), "echo", {"a": 1})]
+
+
+async def test_who_runs_as_the_daemon_does_is_its_owner_and_a_token_comes_along(path, daemon):
+    await client_call(path, "echo")
+    with_token = LocalClient(path, answer_s=10, token="ota_x")
+    await asyncio.to_thread(with_token.call, "echo", {})
+    await asyncio.to_thread(lambda: list(with_token.stream("count", {"to": 1})))
+    me = Caller(user=getpass.getuser(), is_owner=True)
+    assert daemon.callers == [me, replace(me, token="ota_x"), replace(me, token="ota_x")]
+
+
+@pytest.mark.parametrize(("uid", "owner"), [(0, True), (os.geteuid(), True), (54_321, False)])
+def test_only_root_and_the_daemons_user_own_it(uid, owner):
+    assert _caller(uid).is_owner is owner
+
+
+async def test_a_token_holds_for_its_request_alone(path, daemon):
+    await ask(path, request("echo", token="ota_x") + request("echo"))
+    assert [one.token for one in daemon.callers] == ["ota_x", None]
+
+
+@pytest.mark.parametrize("token", [7, ["ota_x"], "x" * 129, True])
+async def test_a_token_is_a_short_text(path, daemon, token):
+    (answer,) = await ask(path, request("echo", token=token))
+    assert answer["error"]["code"] == "malformed"
+    assert daemon.callers == []
+
+
+async def test_a_group_may_open_the_socket_where_one_is_named(daemon, tmp_path):
+    group = grp.getgrgid(os.getegid()).gr_name
+    local = LocalSocket(tmp_path / "s", call=daemon.call, subscribe=daemon.subscribe, group=group)
+    await local.start()
+    found = (tmp_path / "s").stat()
+    assert (stat.S_IMODE(found.st_mode), found.st_gid) == (0o660, os.getegid())
+    await local.stop()
+
+
+async def test_a_group_that_is_not_there_is_said_so(daemon, tmp_path):
+    local = LocalSocket(tmp_path / "s", call=daemon.call, subscribe=daemon.subscribe, group="no-such-group")
+    with pytest.raises(ConfigError, match=r"local.group = 'no-such-group': there is no such group"):
+        await local.start()
 
 
 def test_the_peers_user_is_known_under_uvloop_too(tmp_path):

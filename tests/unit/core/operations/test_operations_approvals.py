@@ -1,0 +1,127 @@
+"""Approvals: by others, each once, of what the rollout does now; and the moment in which the last one comes in."""
+
+import pytest
+from core_world import World
+
+from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
+from ota_bridge.core.operations import approvals
+from ota_bridge.core.people import Caller
+from ota_bridge.core.rollout.approvals import Approval, digest_of, standing
+
+BEFORE = {"rollout": "r-000001", "wall": 1.0}
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """A rollout by ann that needs two approvals."""
+    for module in ("operations.approvals", "people_views"):
+        monkeypatch.setattr(f"ota_bridge.core.{module}.needed_of", lambda rollout: 2)
+    made = World()
+    made.device("d1")
+    made.release()
+    made.id = made.rollout(percent=10)
+    return made
+
+
+@pytest.fixture
+def begun(monkeypatch):
+    """The rollouts whose last approval has come in."""
+    found = []
+    monkeypatch.setattr(approvals, "started", lambda context, rollout: found.append(rollout.id))
+    return found
+
+
+def approve(world, user, **more):
+    world.caller = Caller(user=user)
+    return world.do("rollout.approve", rollout=world.id, **more)
+
+
+def shown(view):
+    return view["missing"], [(one["user"], one["void"]) for one in view["approvals"]]
+
+
+def test_others_approve_and_the_last_one_that_was_missing_starts_it_once(world, begun):
+    assert (1, [("bob", False)]) == shown(approve(world, "bob", note="looked at the canary"))
+    assert [] == begun
+    assert (0, [("bob", False), ("cho", False)]) == shown(approve(world, "cho"))
+    approve(world, "dan")
+    assert [world.id] == begun
+    assert "looked at the canary" == world.do("rollout.approvals", rollout=world.id)["approvals"][0]["note"]
+
+
+def test_its_creator_cannot_approve_it(world, begun):
+    with pytest.raises(Conflict, match="was created by ann: somebody else has to approve it"):
+        approve(world, "ann")
+
+
+def test_nobody_approves_twice(world, begun):
+    approve(world, "bob")
+    with pytest.raises(Conflict, match="bob has approved rollout .* already; somebody else has to, too"):
+        approve(world, "bob")
+    assert [] == begun
+
+
+def test_who_changes_it_makes_every_approval_void_and_may_ask_again(world, begun):
+    approve(world, "bob")
+    world.do("rollout.percent", rollout=world.id, percent=20)
+    assert (2, [("bob", True)]) == shown(world.do("rollout.approvals", rollout=world.id))
+    assert (1, [("bob", True), ("cho", False)]) == shown(approve(world, "cho"))
+    assert (0, [("bob", False), ("cho", False)]) == shown(approve(world, "bob"))
+    assert [world.id] == begun
+
+
+def test_what_does_not_change_what_it_does_voids_nothing(world, begun):
+    approve(world, "bob")
+    world.do("rollout.pause", rollout=world.id)
+    world.do("rollout.resume", rollout=world.id)
+    assert (1, [("bob", False)]) == shown(world.do("rollout.approvals", rollout=world.id))
+
+
+def test_an_approval_is_taken_back_by_who_gave_it(world, begun):
+    approve(world, "bob")
+    world.caller = Caller(user="cho")
+    with pytest.raises(NotFound, match="cho has not approved"):
+        world.do("rollout.disapprove", rollout=world.id)
+    world.caller = Caller(user="bob")
+    assert (2, []) == shown(world.do("rollout.disapprove", rollout=world.id))
+    approve(world, "cho")
+    assert [] == begun
+
+
+def test_a_canceled_or_unknown_rollout_or_a_long_note_is_refused(world):
+    with pytest.raises(InvalidInput, match="at most 200 printable"):
+        approve(world, "bob", note="x" * 201)
+    world.do("rollout.cancel", rollout=world.id)
+    for operation in ("approve", "disapprove"):
+        with pytest.raises(Conflict, match="is canceled"):
+            world.do(f"rollout.{operation}", rollout=world.id)
+        with pytest.raises(NotFound, match="no rollout"):
+            world.do(f"rollout.{operation}", rollout="r-none")
+
+
+def test_the_person_behind_a_token_is_who_approves(world, begun):
+    world.caller = Caller(user="root", is_owner=True)
+    world.do("user.add", user="ann", roles=["approver"])
+    text = world.do("token.new", user="ann", name="t")["token"]
+    world.caller = Caller(user="bob", token=text)
+    with pytest.raises(Conflict, match="was created by ann"):
+        world.do("rollout.approve", rollout=world.id)
+
+
+def test_what_counts_is_of_this_digest_by_others_and_each_person_once():
+    one = lambda user, digest=b"d": Approval(user=user, digest=digest, **BEFORE)  # noqa: E731
+    given = [one("bob"), one("ann"), one("cho", b"other"), one("bob")]
+    assert ((one("bob"),), 1) == standing(given, "ann", b"d", 2)
+    assert ((one("bob"),), 0) == standing(given, "ann", b"d", 1)
+    assert ((), 0) == standing([], "ann", b"d", 0)
+
+
+def test_the_digest_names_release_and_target(world):
+    world.release("1.2.0", seq=3)
+    rollouts = [
+        *(world.rollout("1.2.0", percent=10), world.rollout("1.1.0", percent=11)),
+        *(world.rollout("1.1.0", devices=["d1"]), world.rollout("1.1.0")),
+    ]
+    found = world.read(lambda unit: [digest_of(unit.rollouts.get(name)) for name in (world.id, *rollouts)])
+    assert 5 == len(set(found))
+    assert {32} == {len(digest) for digest in found}
