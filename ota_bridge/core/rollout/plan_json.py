@@ -5,6 +5,7 @@ be used raises `PlanError`, which knows where in the plan that was, as `("stages
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import StrEnum
@@ -19,6 +20,8 @@ P = TypeVar("P")
 Path = tuple[str | int, ...]
 
 _SHOWN: Final = 40
+_PART: Final = re.compile(r"\w+|\[[0-9]+\]")
+_SENTENCE: Final = re.compile(r"plan: (\w+(?:\.\w+|\[[0-9]{1,9}\])*): (.*)", re.DOTALL)
 
 
 class PlanError(InvalidInput):
@@ -37,6 +40,15 @@ def path_text(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return text
+
+
+def said_of_plan(sentence: str) -> tuple[Path | None, str]:
+    """The path and the rest of a PlanError's sentence, which may have come over a socket; None where it is another."""
+    found = _SENTENCE.match(sentence)
+    if found is None:
+        return None, sentence
+    parts = _PART.findall(found[1])
+    return tuple(int(part[1:-1]) if part.startswith("[") else part for part in parts), found[2]
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

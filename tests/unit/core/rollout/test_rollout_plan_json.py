@@ -17,7 +17,7 @@ from ota_bridge.core.rollout.plan import (
     Tries,
     Window,
 )
-from ota_bridge.core.rollout.plan_json import PlanError, path_text, plan_from, plan_json
+from ota_bridge.core.rollout.plan_json import PlanError, path_text, plan_from, plan_json, said_of_plan
 
 seconds = st.floats(1, 86_400)
 success = st.builds(
@@ -100,3 +100,13 @@ def test_what_is_wrong_is_said_with_its_place(value, path, says):
 def test_states_are_kept_by_name():
     plan = Plan(stages=(Stage(failure=FailureGate(count=1, kinds=(State.TIMED_OUT,))),))
     assert {"stages": [{"failure": {"count": 1, "kinds": ["TIMED_OUT"]}}]} == plan_json(plan)
+
+
+@pytest.mark.parametrize("path", [("pace",), ("stages", 3, "success", "share"), ("windows", 0)])
+def test_the_path_of_an_error_is_read_back_from_its_sentence(path):
+    assert (path, "no: more\nof it") == said_of_plan(str(PlanError(path, "no: more\nof it")))
+
+
+@pytest.mark.parametrize("sentence", ["device d is not a q", "plan: no path", "plan: a b: c", str(PlanError((), "no"))])
+def test_another_sentence_has_no_path(sentence):
+    assert (None, sentence) == said_of_plan(sentence)
