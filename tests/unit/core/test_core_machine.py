@@ -19,6 +19,8 @@ from ota_bridge.core.rules import Rules
 DEVICES = ["d1", "d2", "d3"]
 COMPONENTS = ["firmware", "config"]
 VERSIONS = ["1.1.0", "1.2.0", "1.3.0"]
+STONES = {"1.2.0": ("1.1.0", "1.0.0"), "1.3.0": (">=1.1",)}
+"""The last does not install on the factory's."""
 NAMED = st.sampled_from(DEVICES)
 
 
@@ -37,7 +39,8 @@ class CoreMachine(RuleBasedStateMachine):
     def releases(self):
         for seq, version in enumerate(VERSIONS, start=2):
             for component in COMPONENTS:
-                self.world.release(version, seq=seq, component=component)
+                bounds = STONES.get(version, ())
+                self.world.release(version, seq=seq, component=component, installs_from=bounds)
         self.devices = {name: self.world.device(name, check_in=False) for name in DEVICES}
         self.devices["d1"].max_packet = 256
         for device in self.devices.values():

@@ -107,3 +107,10 @@ def test_versions_of_components_are_their_own(world, device):
     device.parts["firmware"] = InstalledPart(version="2.0", seq=2)
     device.restarts()
     assert (State.CONFIRMED, "confirmed") == (device.state, device.why()[0])
+
+
+def test_of_several_needs_the_one_that_is_not_met_is_told(world, device):
+    device.runs("1.5", seq=2, component="radio").check_in()
+    world.release("2.0", seq=2, dependencies=(*needs("radio", 2), *needs("sensor", 4)), in_advance=True)
+    world.rollout("2.0")
+    assert "it needs sensor with seq 4 at least, it is not there" in device.why()[1]

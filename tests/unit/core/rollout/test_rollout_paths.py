@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
-from ota_bridge.core.deployment import State
-from ota_bridge.core.fleet import Device, DeviceState
+from ota_bridge.core.deployment import Deployment, State
+from ota_bridge.core.fleet import Assignment, Device, DeviceState
 from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
-from ota_bridge.core.rollout import paths
+from ota_bridge.core.rollout import paths, planner
 from ota_bridge.core.rollout.paths import NoPath, Path, Paths
-from ota_bridge.core.values import DeviceId, release_id
+from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, release_id
 from ota_bridge.core.versions import admits
 
 
@@ -325,3 +326,42 @@ def test_without_a_path_nothing_is_opened(world):
     world.rollout("3.0")
     assert "prod/2.0" == other.open.release
     assert 1 == len(world.read(lambda unit: unit.deployments.all_open()))
+
+
+def test_a_rollout_that_is_canceled_after_a_stone_is_no_longer_assigned_though_nothing_is_open(world):
+    device = world.device()
+    rollout = world.rollout("3.0")
+    world.passes(31)
+    device.check_in()
+    device.says("burning")
+    device.hw = "r9"
+    device.runs("2.0", seq=2).restarts()
+    assert [("prod/2.0", State.CONFIRMED)] == [(one.release, one.state) for one in device.all]
+    world.do("rollout.cancel", rollout=rollout)
+    assert {} == device.record.assigned
+
+
+def test_a_confirmed_stone_is_not_the_arrival_that_outlives_a_canceled_rollout():
+    rollout = RolloutId("r-000001")
+    target, stone = OVER_TWO
+    at = device("2.0", 5, assigned={"firmware": Assignment(release=target.id, rollout=rollout)}, last_report_wall=1.0)
+
+    def steps(arrived):
+        past = Deployment(
+            id=DeploymentId("0" * 12),
+            device=at.id,
+            component="firmware",
+            release=arrived.id,
+            rollout=rollout,
+            attempt=1,
+            state=State.CONFIRMED,
+            cause="x",
+            created_wall=1.0,
+            changed_wall=1.0,
+            size_bytes=10,
+            old_version="1.0",
+        )
+        return planner.steps(at, {target.id: target}, [past], lambda _: Retries(), canceled={rollout})
+
+    assert [] == steps(stone)
+    assert [target] == [step.release for step in steps(target)]

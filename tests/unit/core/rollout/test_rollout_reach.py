@@ -209,3 +209,8 @@ def test_a_chain_is_never_refused_for_good_in_whatever_order_its_links_come(orde
     for release in links:
         others = [other for other in links if other is not release]
         assert "" == reach.dead_end(release, release.parts["firmware"], others, fleet)
+
+
+def test_a_new_epoch_counts_anew_after_the_releases_of_the_one_before(fleet):
+    fleet.release("1.5", seq=9)
+    fleet.release("2.0", seq=1, epoch=2, installs_from=("1.5",))
