@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from contract.store_samples import DEPLOYMENTS, TRANSITIONS, commit, deployment, fill, transition
 from hypothesis import HealthCheck, given, settings
@@ -115,6 +117,13 @@ def test_nothing_open_has_no_next_due(store, put):
     put(deployment(due_wall=5.0, state=State.CONFIRMED))
 
     assert store.read(lambda unit: unit.deployments.next_due_wall()) is None
+
+
+def test_an_attempt_that_is_no_longer_the_latest_is_not_counted_any_more(store, put):
+    put(first := deployment("00000000000a", state=State.FAILED))
+    put(replace(first, latest=False))
+    put(deployment("00000000000b", state=State.QUEUED))
+    assert {State.QUEUED: 1} == store.read(lambda unit: unit.deployments.counts(R1))
 
 
 def test_counts_leave_out_states_that_none_is_in(store, put):
