@@ -7,6 +7,7 @@ from ota_bridge.core.deployment import OPEN
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.rollout import policy
+from ota_bridge.core.rollout.approvals import digest_of, needed_of, standing
 from ota_bridge.core.rollout.gates import Gate, Verdict, stage_verdict, tally
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.terms import Terms
@@ -33,10 +34,7 @@ def why_rollout(terms: Terms, rollout: Rollout) -> WhyRollout:
 def _reason(terms: Terms, rollout: Rollout) -> tuple[str, str]:
     match rollout.state:
         case RolloutState.WAITING:
-            return (
-                "waits_for_approval",
-                f"it waits for {_counted(rollout.plan.approvals, 'approval')} by others than its creator",
-            )
+            return "waits_for_approval", _what_approvals_it_waits_for(terms, rollout)
         case RolloutState.CANCELED:
             return "canceled", f"it was canceled by {rollout.changed_by}" + (
                 f": {rollout.cause}" if rollout.cause else ""
@@ -45,6 +43,13 @@ def _reason(terms: Terms, rollout: Rollout) -> tuple[str, str]:
             return "paused", f"it was paused by {rollout.changed_by}" + (f": {rollout.cause}" if rollout.cause else "")
         case RolloutState.RUNNING:
             return _running_reason(terms, rollout)
+
+
+def _what_approvals_it_waits_for(terms: Terms, rollout: Rollout) -> str:
+    found = terms.unit.approvals.of_rollout(rollout.id)
+    given, missing = standing(found, rollout.created_by, digest_of(rollout), needed_of(rollout))
+    names = f", approved so far by {', '.join(one.user for one in given)}" if given else ""
+    return f"it waits for {_counted(missing, 'approval')} by others than its creator {rollout.created_by}{names}"
 
 
 def _running_reason(terms: Terms, rollout: Rollout) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from ota_bridge.core.errors import Conflict, NotFound
 from ota_bridge.core.messages import RolloutChanged
 from ota_bridge.core.operations.named import rollout_named
 from ota_bridge.core.operations.registry import Context, operation
+from ota_bridge.core.operations.rollouts import approved
 from ota_bridge.core.people import Role
 from ota_bridge.core.people_views import approvals_view
 from ota_bridge.core.rollout.approvals import Approval, check_may_approve, digest_of, needed_of, standing
@@ -22,8 +23,8 @@ def rollout_approve(context: Context, rollout: str, note: str = "") -> Json:
     context.unit.approvals.put(approval)
     after = context.unit.approvals.of_rollout(found.id)
     _, missing = standing(after, found.created_by, approval.digest, needed_of(found))
-    if missing_before and not missing:
-        started(context, found)
+    if missing_before and not missing and found.state is RolloutState.WAITING:
+        approved(context, found)
     context.updates.outputs.append(RolloutChanged(rollout=found.id))
     return {"id": found.id, **approvals_view(found, after)}
 
@@ -44,10 +45,6 @@ def rollout_approvals(context: Context, rollout: str) -> Json:
     """Who approved a rollout, whether that still counts, and how many are missing."""
     found = rollout_named(context, rollout)
     return {"id": found.id, **approvals_view(found, context.unit.approvals.of_rollout(found.id))}
-
-
-def started(context: Context, rollout: Rollout) -> None:
-    """The last approval that was missing has come in."""
 
 
 def _open(context: Context, name: str) -> Rollout:

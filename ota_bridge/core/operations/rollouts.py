@@ -159,6 +159,8 @@ def rollout_percent(context: Context, rollout: str, percent: int) -> Json:
     found = rollout_named(context, rollout)
     if found.state is RolloutState.WAITING:
         raise Conflict(f"rollout {found.id} waits for approval of what it is; start another to change it")
+    if found.plan.approvals:
+        raise Conflict(f"rollout {found.id} was approved as it is; start another to reach more devices")
     steering.store(context.updates, found.widened(percent, context.now.wall, context.actor))
     return _view(context, found.id)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from ota_bridge.core.errors import Conflict, InvalidInput
 from ota_bridge.core.rollout.model import Rollout
+from ota_bridge.core.rollout.plan_json import plan_json
 from ota_bridge.core.values import RolloutId
 
 NOTE_MAX = 200
@@ -32,15 +33,16 @@ class Approval:
 
 
 def digest_of(rollout: Rollout) -> bytes:
-    """Names what a rollout does: which release, to whom. Not its state, nor who changed it."""
+    """Names what a rollout does: which release, to whom, by which plan. Not its state, nor who changed it."""
     target = rollout.target
-    values = (rollout.id, rollout.release, target.percent, [str(device) for device in target.devices])
-    return hashlib.sha256(json.dumps(values, separators=(",", ":")).encode("ascii")).digest()
+    devices = [str(device) for device in target.devices]
+    values = (rollout.id, rollout.release, target.percent, devices, target.where, plan_json(rollout.plan))
+    return hashlib.sha256(json.dumps(values, sort_keys=True, separators=(",", ":")).encode("ascii")).digest()
 
 
-def needed_of(_rollout: Rollout) -> int:
+def needed_of(rollout: Rollout) -> int:
     """How many approvals a rollout needs before it starts."""
-    return 0
+    return rollout.plan.approvals
 
 
 def standing(
