@@ -41,6 +41,11 @@ _NeedsOption = Annotated[
     typer.Option(metavar="COMPONENT=SEQ", help="Signed: needs that component with at least this seq; may be repeated."),
 ]
 
+_MinSeqOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Signed: installs only where the component has this seq at least.", show_default="any"),
+]
+
 
 @commands.command("sign")
 def sign(
@@ -55,6 +60,7 @@ def sign(
     chunk: _ChunkOption = CHUNK_BYTES_DEFAULT,
     vendor: _VendorOption = None,
     needs: _NeedsOption = None,
+    min_seq: _MinSeqOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the manifest goes.", show_default="FILE.manifest")
     ] = None,
@@ -65,7 +71,7 @@ def sign(
     out = out or Path(f"{file}{MANIFEST_SUFFIX}")
     if out.exists():
         raise Conflict(f"manifest {out} exists already; move it away, or name another with --out")
-    envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor, needs)
+    envelope = _signed(session, file, product, version, hw, seq, component, key, chunk, vendor, needs, min_seq)
     write_signed(out, "manifest", envelope)
     _say_signed(session, out, envelope)
 
@@ -122,6 +128,7 @@ def add(
         bool, typer.Option("--in-advance", help="What it installs from or needs is added later.")
     ] = False,
     needs: _NeedsOption = None,
+    min_seq: _MinSeqOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign an image with the author's key and publish it; or publish one that was signed elsewhere."""
@@ -130,12 +137,14 @@ def add(
     signed_version = part_version or version
     releases = session.call("release.list", {"product": product})
     if manifest_file is not None:
-        if needs:
-            raise InvalidInput("--needs and --manifest exclude each other: what it needs is signed already")
+        if needs or min_seq:
+            raise InvalidInput("--needs and --min-seq do not go with --manifest: what it needs is signed already")
         envelope = _signed_elsewhere(session, file, manifest_file, signed_version, component, key)
     else:
         seq = seq or _next_seq(releases, component, _vendor_and_epoch(session, vendor)[1])
-        envelope = _signed(session, file, product, signed_version, hw, seq, component, key, chunk, vendor, needs)
+        envelope = _signed(
+            session, file, product, signed_version, hw, seq, component, key, chunk, vendor, needs, min_seq
+        )
     claims = {"product": product, "version": version, "part_version": part_version, "hw": list(hw)}
     result = _upload(
         session, file, envelope, {**claims, "installs_from": list(bounds) or None, "in_advance": in_advance or None}
@@ -257,7 +266,7 @@ def _print_release(session: Session, release: Mapping[str, Any]) -> None:
         (
             name,
             part["version"],
-            shown(part["installs_from"]),
+            shown(part["installs_from"]) + (f", seq {least} on" if (least := part["min_present_seq"]) else ""),
             [f"{needed} seq {seq}" for needed, seq in part["needs"].items()] or None,
             part["file_name"],
             size(part["size_bytes"]),
@@ -294,6 +303,7 @@ def _signed(
     chunk: int,
     vendor: str | None,
     needs: list[str] | None,
+    min_seq: int | None,
 ) -> bytes:
     dependencies = tuple(_dependency(text) for text in needs or [])
     keys = _keys(session, key or [AUTHOR_FILE])
@@ -312,6 +322,7 @@ def _signed(
             chunk_bytes=chunk,
             epoch=epoch,
             dependencies=dependencies,
+            min_present_seq=min_seq,
             progress=lambda done, _: bar.update(bar.task_ids[0], completed=done),
         )
     return signed.envelope

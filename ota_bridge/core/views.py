@@ -134,6 +134,7 @@ def release_view(release: Release) -> Json:
                 "sha256": part.manifest.sha256.hex(),
                 "size_bytes": part.manifest.size_bytes,
                 "seq": part.manifest.seq,
+                "min_present_seq": part.manifest.min_present_seq,
                 "epoch": part.manifest.epoch,
                 "chunk_bytes": part.manifest.chunk_bytes,
                 "file_name": part.file_name,

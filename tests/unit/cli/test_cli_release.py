@@ -178,10 +178,10 @@ def test_a_release_that_devices_are_past_is_a_warning(operator, daemon, publish)
 
 def test_bounds_own_versions_and_needs_are_shown(operator, daemon, publish):
     assert publish("7.1", "--component", "radio", "--version", "2.0", "--part-version", "7.1").code == 0
-    ran = publish("2.0", "--from", "1.0", "--from", ">=1.2,<2", "--needs", "radio=1")
+    ran = publish("2.0", "--from", "1.0", "--from", ">=1.2,<2", "--needs", "radio=1", "--seq", "5", "--min-seq", "3")
     assert (0, "") == (ran.code, ran.err.partition("bring it")[0])
     shown = operator("release", "show", "2.0").lines()
-    assert ["firmware", "2.0", "1.0 or >=1.2,<2", "radio seq 1"] == shown[-2][:4]
+    assert ["firmware", "2.0", "1.0 or >=1.2,<2, seq 3 on", "radio seq 1"] == shown[-2][:4]
     assert ["radio", "7.1", "any version", "-"] == shown[-1][:4]
     assert "firmware: 1.0 or >=1.2,<2" in operator("release", "list").out
     assert "radio 7.1 19.5 KiB" in operator("release", "list").out
@@ -193,6 +193,7 @@ def test_bounds_own_versions_and_needs_are_shown(operator, daemon, publish):
         (("--from", "1.x"), "bound '1.x' is no version; write a range, such as >=1,<2"),
         (("--from", ">=2,<1"), "holds for no version at all"),
         (("--from", "1.1.0"), "a cycle: 1.1.0 -> 1.1.0"),
+        (("--seq", "3", "--min-seq", "3"), "was signed for what has seq 3 at least, and has 3 itself"),
         (("--needs", "radio"), "write COMPONENT=SEQ, such as radio=3"),
         (("--needs", "radio=3"), "needs radio with seq 3 at least, which no device reports"),
     ],
