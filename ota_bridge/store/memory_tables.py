@@ -158,7 +158,7 @@ class MemoryDeployments(Table):
     def busy(self, offered_since_wall: float) -> int:
         return sum(
             one.state is State.DOWNLOADING
-            or (one.state is State.OFFERED and (one.offered_wall or 0.0) > offered_since_wall)
+            or (one.state is State.OFFERED and one.offered_wall is not None and one.offered_wall > offered_since_wall)
             for one in self._state.deployments.values()
         )
 

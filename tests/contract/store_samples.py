@@ -15,7 +15,8 @@ from ota_bridge.core.messages import Encoding, InstalledPart, ReportKey
 from ota_bridge.core.people import Role, Token, TokenId, User
 from ota_bridge.core.ports import StoredReport
 from ota_bridge.core.rollout.approvals import Approval
-from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
+from ota_bridge.core.rollout.model import Rollout, RolloutState, Standing, Target
+from ota_bridge.core.rollout.plan import Plan, Stage
 from ota_bridge.core.values import (
     DeploymentId,
     DeviceId,
@@ -321,6 +322,22 @@ ROLLOUTS = st.builds(
     changed_wall=WALLS,
     changed_by=TEXTS,
     sweep=st.none() | st.text("0123456789abcdef", max_size=4),
+    plan=st.builds(
+        Plan,
+        stages=st.lists(st.builds(Stage, devices=st.integers(1, 9)), max_size=3).map(lambda found: (*found, Stage())),
+        deadline_s=st.none() | st.floats(1, 9),
+        is_urgent=st.booleans(),
+    ),
+    standing=st.builds(
+        Standing,
+        started_wall=maybe(WALLS),
+        ends=st.lists(st.integers(0, 2**62), max_size=3).map(tuple),
+        sizes=st.lists(st.integers(0, 10**6), max_size=3).map(tuple),
+        met_wall=maybe(WALLS),
+        forgiven=st.integers(0, 99),
+        waits_for_person=st.booleans(),
+    ),
+    cause=TEXTS,
 )
 COUNTS = st.integers(0, 2**60)
 DEPLOYMENTS = st.builds(
@@ -353,6 +370,9 @@ DEPLOYMENTS = st.builds(
     requests=COUNTS,
     percent=maybe(st.integers(0, 100)),
     result_code=TEXTS,
+    stage=st.integers(0, 2),
+    earlier_end=maybe(st.sampled_from(State)),
+    slot_rank=st.integers(0, 2),
 )
 TRANSITIONS = st.builds(
     Transition,

@@ -30,6 +30,9 @@ from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.values import DeviceId
 from ota_bridge.store.opening import BACKENDS, open_store
 
+MEMBERS = st.tuples(
+    st.sampled_from(["r-000001", "r-000002"]), st.integers(0, 9) | st.just(2**61), st.sampled_from(["a", "b"])
+)
 STEPS = st.one_of(
     DEVICES.map(lambda record: lambda unit: unit.devices.put(record)),
     RELEASES.map(lambda record: lambda unit: unit.releases.put(record)),
@@ -46,6 +49,8 @@ STEPS = st.one_of(
     APPROVALS.map(lambda record: lambda unit: unit.approvals.remove(record.rollout, record.user)),
     ENTRIES.map(lambda facts: lambda unit: unit.audit.append(entry(unit.audit.last(), **facts))),
     ENTRIES.map(lambda facts: lambda unit: unit.audit.append(entry(None, **facts))),
+    MEMBERS.map(lambda member: lambda unit: unit.members.put(*member)),
+    MEMBERS.map(lambda member: lambda unit: unit.members.remove(*member)),
     st.integers(-3, 3).map(lambda by_s: lambda unit: unit.deployments.shift_due(by_s)),
 )
 WORKS = st.tuples(st.lists(STEPS, max_size=4), st.booleans())
@@ -90,7 +95,21 @@ def everything(unit):
             [unit.deployments.due(wall, limit=3) for wall in (-1.0, 0.0, 3.0)],
             unit.deployments.next_due_wall(),
             [dict(unit.deployments.counts(one)) for one in rollouts],
+            [dict(unit.deployments.tallies(one)) for one in rollouts],
+            [[one.id for one in unit.deployments.for_slots(limit)] for limit in (0, 2, 50)],
+            [unit.deployments.waiting_for_slots(limit) for limit in (0, 2, 50)],
+            [unit.deployments.busy(wall) for wall in (-1.0, 0.0, 3.0)],
             [unit.deployments.history(name) for name in deployments],
+        ],
+        "members": [
+            [
+                unit.members.page(one, end=5, limit=2),
+                unit.members.page(one, end=2**62, limit=99),
+                [unit.members.nth(one, start, number) for start in (0, 4) for number in (0, 1, 5)],
+                unit.members.count(one),
+                unit.members.count(one, start=3, end=7),
+            ]
+            for one in rollouts
         ],
         "reports": [[unit.reports.recent(one, limit=limit) for one in devices] for limit in (2, 50)],
         "limits": unit.limits.get(),
