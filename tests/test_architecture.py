@@ -60,6 +60,7 @@ TESTED_BY = {
     "store/catalog_rows.py": ("contract/test_contract_releases.py", "rows come back as they went in"),
     "store/identifiers.py": ("contract/test_contract_unit_of_work.py", "new ids are unused, in both stores"),
     "store/memory.py": ("contract/test_contract_unit_of_work.py", "the contract suite runs over every store"),
+    "store/memory_deployments.py": ("contract/test_contract_equivalence.py", "equal to SQLite step by step"),
     "store/memory_people.py": ("contract/test_contract_people.py", "equal to SQLite"),
     "store/memory_state.py": ("contract/test_contract_unit_of_work.py", "what fails leaves no trace"),
     "store/memory_tables.py": ("contract/test_contract_equivalence.py", "equal to SQLite step by step"),

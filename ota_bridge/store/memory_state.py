@@ -13,12 +13,11 @@ from ota_bridge.core.deployment import Deployment, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.people import Token, TokenId, User
-from ota_bridge.core.ports import (
-    StoredReport,
-)
+from ota_bridge.core.ports import StoredReport
 from ota_bridge.core.rollout.approvals import Approval
 from ota_bridge.core.rollout.model import Rollout
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
+from ota_bridge.store.memory_index import DeploymentIndex, Line
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -38,7 +37,10 @@ class MemoryState:
     contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
     boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
     limits: dict[None, StandingLimits] = field(default_factory=dict)
-    members: dict[tuple[RolloutId, int, str], None] = field(default_factory=dict)
+    members: dict[RolloutId, Line[tuple[int, str]]] = field(default_factory=dict)
+    names: Line[tuple[str, str, DeviceId]] = field(default_factory=Line)
+    """The devices in the order of their ids; product and name compare faster than those."""
+    index: DeploymentIndex = field(default_factory=DeploymentIndex)
     users: dict[str, User] = field(default_factory=dict)
     tokens: dict[TokenId, Token] = field(default_factory=dict)
     approvals: dict[tuple[RolloutId, str], Approval] = field(default_factory=dict)
@@ -55,13 +57,6 @@ class MemoryState:
         else:
             journal.append(lambda: table.pop(key))
         table[key] = value
-
-    def take(self, table: dict[K, V], key: K) -> None:
-        """Remove one record, if it is there."""
-        journal = self.writable()
-        if key in table:
-            before = table.pop(key)
-            journal.append(lambda: table.__setitem__(key, before))
 
     def remove(self, table: dict[K, V], key: K) -> None:
         """Take one record out, if it is there; the order of the others stays, also when it is taken back."""

@@ -1,12 +1,12 @@
-"""The ports over dictionaries."""
+"""The ports over dictionaries. Deployments are in `memory_deployments`."""
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
+from typing import Any
 
 from ota_bridge.core.catalog import Release
-from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import InstalledPart
@@ -28,6 +28,8 @@ from ota_bridge.core.ports import (
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store.identifiers import new_secret, unused_id
+from ota_bridge.store.memory_deployments import MemoryDeployments
+from ota_bridge.store.memory_index import Line
 from ota_bridge.store.memory_people import MemoryApprovals, MemoryAudit, MemoryTokens, MemoryUsers
 from ota_bridge.store.memory_state import MemoryState, Table
 from ota_bridge.store.rows import body_text, to_signed
@@ -55,10 +57,14 @@ class MemoryDevices(Table):
 
     def put(self, device: Device) -> None:
         to_signed(device.boot)
-        self._state.put(self._state.devices, device.id, device)
+        state, name = self._state, (device.id.product, device.id.name, device.id)
+        if device.id not in state.devices:
+            state.names.add(name)
+            state.writable().append(lambda: state.names.remove(name))
+        state.put(state.devices, device.id, device)
 
     def named(self, name: str) -> Sequence[Device]:
-        return self._sorted(one for one in self._state.devices.values() if name and name in (one.id.name, one.label))
+        return [one for one in self._all(None) if name and name in (one.id.name, one.label)]
 
     def page(
         self,
@@ -70,123 +76,29 @@ class MemoryDevices(Table):
         limit: int = 1000,
     ) -> Sequence[Device]:
         found = (
-            one
-            for one in self._state.devices.values()
-            if product in (None, one.id.product)
-            and state in (None, one.state)
-            and (tag is None or tag in one.tags)
-            and (after is None or one.id > after)
+            one for one in self._all(product, after) if state in (None, one.state) and (tag is None or tag in one.tags)
         )
-        return self._sorted(found)[:limit]
+        return list(islice(found, limit))
 
     def count(self, *, product: str | None = None) -> int:
         return sum(product in (None, device.product) for device in self._state.devices)
 
     def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
         found: list[Mapping[str, InstalledPart]] = []
-        for one in self._sorted(self._state.devices.values()):
-            if one.id.product == product and one.state is not DeviceState.RETIRED and one.parts not in found:
+        for one in self._all(product):
+            if one.state is not DeviceState.RETIRED and one.parts not in found:
                 found.append(one.parts)
         return found
 
-    def _sorted(self, devices: Iterable[Device]) -> list[Device]:
-        return sorted(devices, key=lambda one: one.id)
-
-
-class MemoryDeployments(Table):
-    """`Deployments`."""
-
-    def get(self, deployment: DeploymentId) -> Deployment | None:
-        return self._state.deployments.get(deployment)
-
-    def put(self, deployment: Deployment) -> None:
-        state = self._state
-        state.need(state.devices, deployment.device, "device")
-        state.need(state.releases, deployment.release, "release")
-        state.need(state.rollouts, deployment.rollout, "rollout")
-        to_signed(deployment.boot)
-        if deployment.id not in state.deployments:
-            state.append(state.by_device, deployment.device, deployment.id)
-        state.put(state.deployments, deployment.id, deployment)
-
-    def open_of(self, device: DeviceId) -> Sequence[Deployment]:
-        return _by_id(one for one in self._of(device) if one.is_open)
-
-    def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
-        return self._of(device)[::-1][:limit]
-
-    def of_rollout(
-        self,
-        rollout: RolloutId,
-        *,
-        open_only: bool = False,
-        after: DeploymentId | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Deployment]:
-        found = (
-            one
-            for one in self._state.deployments.values()
-            if one.rollout == rollout and one.latest and (one.is_open or not open_only)
-        )
-        return _by_id(found, after)[:limit]
-
-    def all_open(self, *, after: DeploymentId | None = None, limit: int = 1000) -> Sequence[Deployment]:
-        return _by_id((one for one in self._state.deployments.values() if one.is_open), after)[:limit]
-
-    def due(self, wall: float, *, limit: int = 500) -> Sequence[Deployment]:
-        found = [(due, one.id, one) for due, one in self._with_due() if due <= wall]
-        return [one for _, _, one in sorted(found, key=lambda entry: entry[:2])[:limit]]
-
-    def next_due_wall(self) -> float | None:
-        return min((due for due, _ in self._with_due()), default=None)
-
-    def counts(self, rollout: RolloutId) -> Mapping[State, int]:
-        deployments = self._state.deployments.values()
-        return dict(Counter(one.state for one in deployments if one.rollout == rollout and one.latest))
-
-    def tallies(self, rollout: RolloutId) -> Mapping[tuple[int, State, State | None], int]:
-        found = (one for one in self._state.deployments.values() if one.rollout == rollout and one.latest)
-        return dict(Counter((one.stage, one.state, one.earlier_end) for one in found))
-
-    def for_slots(self, limit: int) -> Sequence[Deployment]:
-        waiting = [one for one in self._state.deployments.values() if one.slot_rank]
-        return sorted(waiting, key=lambda one: -one.slot_rank)[:limit]
-
-    def waiting_for_slots(self, limit: int) -> int:
-        return min(limit, sum(one.slot_rank > 0 for one in self._state.deployments.values()))
-
-    def busy(self, offered_since_wall: float) -> int:
-        return sum(
-            one.state is State.DOWNLOADING
-            or (one.state is State.OFFERED and one.offered_wall is not None and one.offered_wall > offered_since_wall)
-            for one in self._state.deployments.values()
-        )
-
-    def record(self, transition: Transition) -> None:
-        self._state.need(self._state.deployments, transition.deployment, "deployment")
-        self._state.append(self._state.transitions, transition.deployment, transition)
-
-    def history(self, deployment: DeploymentId) -> Sequence[Transition]:
-        return list(self._state.transitions.get(deployment, ()))
-
-    def shift_due(self, by_s: float) -> None:
-        for one in list(self._state.deployments.values()):
-            if one.due_wall is not None or one.retry_wall is not None:
-                due = None if one.due_wall is None else one.due_wall + by_s
-                retry = None if one.retry_wall is None else one.retry_wall + by_s
-                self._state.put(self._state.deployments, one.id, replace(one, due_wall=due, retry_wall=retry))
-
-    def _of(self, device: DeviceId) -> list[Deployment]:
-        return [self._state.deployments[one] for one in self._state.by_device.get(device, ())]
-
-    def _with_due(self) -> Iterable[tuple[float, Deployment]]:
-        for one in self._state.deployments.values():
-            if one.is_open and one.due_wall is not None:
-                yield one.due_wall, one
-
-
-def _by_id(deployments: Iterable[Deployment], after: DeploymentId | None = None) -> list[Deployment]:
-    return sorted((one for one in deployments if after is None or one.id > after), key=lambda one: one.id)
+    def _all(self, product: str | None, after: DeviceId | None = None) -> Iterator[Device]:
+        """Those of a product, or all, in the order of their ids."""
+        last: tuple[Any, ...] | None = None if after is None else (after.product, after.name, after)
+        if product is not None and (after is None or after.product < product):
+            last = (product,)
+        for one, _, name in self._state.names.after(last):
+            if product is not None and one != product:
+                return
+            yield self._state.devices[name]
 
 
 class MemoryRollouts(Table):
@@ -212,28 +124,35 @@ class MemoryMembers(Table):
 
     def put(self, rollout: RolloutId, place: int, name: str) -> None:
         self._state.need(self._state.rollouts, rollout, "rollout")
-        if (rollout, place, name) not in self._state.members:
-            self._state.put(self._state.members, (rollout, place, name), None)
+        journal, line = self._state.writable(), self._state.members.setdefault(rollout, Line())
+        if (place, name) not in line:
+            line.add((place, name))
+            journal.append(lambda: line.remove((place, name)))
 
     def remove(self, rollout: RolloutId, place: int, name: str) -> None:
-        self._state.take(self._state.members, (rollout, place, name))
+        journal, line = self._state.writable(), self._state.members.get(rollout)
+        if line is not None and (place, name) in line:
+            line.remove((place, name))
+            journal.append(lambda: line.add((place, name)))
 
     def page(self, rollout: RolloutId, *, end: int, limit: int) -> Sequence[tuple[int, str]]:
-        return [found for found in self._of(rollout) if found[0] < end][:limit]
+        return list(takewhile(lambda found: found[0] < end, self._of(rollout).first(limit)))
 
     def nth(self, rollout: RolloutId, start: int, number: int) -> int | None:
-        found = [place for place, _ in self._of(rollout) if place >= start]
-        return found[number] if number < len(found) else None
+        line = self._of(rollout)
+        found = line.at(line.place((start, "")) + number)
+        return None if found is None else found[0]
 
     def count(self, rollout: RolloutId, *, start: int = 0, end: int = PLACES_END) -> int:
-        return sum(start <= place < end for place, _ in self._of(rollout))
+        line = self._of(rollout)
+        return max(0, line.place((end, "")) - line.place((start, "")))
 
     def clear(self, rollout: RolloutId) -> None:
-        for place, name in self._of(rollout):
+        for place, name in list(self._of(rollout).after(None)):
             self.remove(rollout, place, name)
 
-    def _of(self, rollout: RolloutId) -> list[tuple[int, str]]:
-        return sorted((place, name) for found, place, name in self._state.members if found == rollout)
+    def _of(self, rollout: RolloutId) -> Line[tuple[int, str]]:
+        return self._state.members.get(rollout) or Line()
 
 
 class MemoryReports(Table):
