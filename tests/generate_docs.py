@@ -4,6 +4,7 @@ A page holds `<!-- generated: NAME -->` … `<!-- /generated -->`; what stands b
 else of a page is touched, so text and samples live side by side and samples cannot differ from the program.
 """
 
+import json
 import re
 import sys
 import tomllib
@@ -24,6 +25,9 @@ from ota_bridge.core.deployment import CHECK_IN, OPEN, TERMINAL, TRANSITIONS, De
 from ota_bridge.core.errors import KeysetReason, RefusedReason
 from ota_bridge.core.rollout.facts import VARIABLES
 from ota_bridge.decode import read_cbor
+from ota_bridge.plan_file import plan_schema
+from ota_bridge.plan_file.example import EXAMPLE
+from ota_bridge.plan_file.form import Row, Table, Tables, tables
 from ota_bridge.security import envelope, keyset, manifest, tokens
 from tests.faults.families import INVARIANTS, SIZES
 from tests.faults.power_worlds import BOARDS, WORLDS
@@ -309,6 +313,48 @@ def _argument(parameter: Any) -> str:
     return name if parameter.required or name.startswith("[") else f"[{name}]"
 
 
+def _plan_words() -> str:
+    """Each word of a plan file once, by its table."""
+    parts = []
+    for table in tables():
+        head = f"**{table.title}**\n\n" if table.title else ""
+        rows = "".join(
+            f"| `{row.key}` | {_allowed(row)} | {_default(table, row)} | {_cell(table.described(row))} |\n"
+            for row in table.rows
+        )
+        parts.append(f"{head}| word | allowed | where absent | meaning |\n|---|---|---|---|\n{rows}")
+    return "\n".join(parts)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _allowed(row: Row) -> str:
+    if isinstance(row.form, Tables):
+        return f"up to {row.form.most} tables"
+    return "a table" if isinstance(row.form, Table) else _cell(row.form.allowed)
+
+
+def _default(table: Table, row: Row) -> str:
+    """What counts where the word is absent: as the file would say it."""
+    if row.required:
+        return "needed"
+    value = table.default(row)
+    if isinstance(value, bool) or (isinstance(value, int | float | str) and value != ""):
+        return f"`{str(value).lower() if isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else value}`"
+    return "all" if row.key == "kinds" else ""
+
+
+def _plan_example() -> str:
+    return fenced(EXAMPLE.rstrip(), "toml")
+
+
+def written_files() -> dict[Path, str]:
+    """Files of docs/ that are generated as a whole."""
+    return {HOME / "docs/rollout-plan.schema.json": json.dumps(plan_schema(), indent=2, ensure_ascii=False) + "\n"}
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -368,6 +414,8 @@ REGIONS: Final[Mapping[str, Callable[[], str]]] = {
     "fault_families": _fault_families,
     "boards": _boards,
     "commands": _commands,
+    "plan_words": _plan_words,
+    "plan_example": _plan_example,
     "query_variables": _query_variables,
 }
 
@@ -379,6 +427,12 @@ def main(arguments: list[str]) -> int:
         print(page.relative_to(HOME))
         if "--check" not in arguments:
             page.write_text(rendered(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for file, text in written_files().items():
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            stale.append(file)
+            print(file.relative_to(HOME))
+            if "--check" not in arguments:
+                file.write_text(text, encoding="utf-8")
     return int(bool(stale) and "--check" in arguments)
 
 

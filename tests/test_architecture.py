@@ -57,6 +57,7 @@ TESTED_BY = {
     "mqtt/embedded_topics.py": ("integration/test_embedded_broker.py", "a broker is tested with real clients"),
     "mqtt/listen.py": ("unit/cli/test_cli_tail.py", "what tail listens with"),
     "mqtt/probe.py": ("unit/cli/test_cli_doctor.py", "what doctor asks a broker with"),
+    "plan_file/example.py": ("unit/cli/test_cli_rollout_plan.py", "a text that `rollout example` prints"),
     "store/catalog_rows.py": ("contract/test_contract_releases.py", "rows come back as they went in"),
     "store/identifiers.py": ("contract/test_contract_unit_of_work.py", "new ids are unused, in both stores"),
     "store/memory.py": ("contract/test_contract_unit_of_work.py", "the contract suite runs over every store"),

@@ -4,12 +4,14 @@ import hashlib
 import json
 import re
 import shlex
+from datetime import datetime
 from importlib.metadata import requires
 from pathlib import Path
 from urllib.parse import unquote
 
 import docs_samples as samples
 import generate_docs
+import jsonschema
 import pytest
 from generate_docs import HOME, REGION, REGIONS, commands, common_events, pages, rendered
 from typer.main import get_command
@@ -20,16 +22,21 @@ from device_sim.manifest import KNOWN_KEYS, Identity, check_ticket, read_manifes
 from device_sim.offers import read_offer, read_piece
 from device_sim.trust import follow, load_trust, parse_trust
 from device_sim.wire import BlockData, BlockRefusal, decode_block, decode_update, encode, request
+from ota_bridge.calendars import CronCalendar
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.deployment import OPEN, TRANSITIONS
 from ota_bridge.core.errors import KeysetReason
 from ota_bridge.core.messages import CheckIn, Progress, Rejected
+from ota_bridge.core.rollout.plan import Plan
 from ota_bridge.core.values import DeviceId
+from ota_bridge.plan_file import plan_schema, read_plan_text
+from ota_bridge.queries import CelQueries
 from ota_bridge.security import keyset
 from ota_bridge.security.manifest import _Key
 from ota_bridge.wire import MqttMessage
 
 PAGES = pages()
+ROLLOUTS = HOME / "docs/rollouts.md"
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 FIRST_WORDS = re.compile(r"`([^`\n]+)`")
@@ -144,12 +151,41 @@ def test_every_setting_that_a_page_names_exists(page):
 def test_every_setting_in_a_sample_file_can_be_read(tmp_path):
     from ota_bridge.config import Config
 
-    found = [block for page in PAGES for kind, block in CODE_BLOCK.findall(text_of(page)) if kind == "toml"]
+    found = [
+        block
+        for page in PAGES
+        for kind, block in CODE_BLOCK.findall(text_of(page))
+        if kind == "toml" and page != ROLLOUTS
+    ]
     assert found
     for block in found:
         file = tmp_path / "ota-bridge.toml"
         file.write_text(block)
         Config.load({}, {}, tmp_path, file=file)
+
+
+def plans_of_the_page():
+    return [(kind, block) for kind, block in CODE_BLOCK.findall(text_of(ROLLOUTS)) if kind in {"toml", "yaml"}]
+
+
+@pytest.mark.parametrize(("kind", "block"), plans_of_the_page())
+def test_every_plan_of_the_page_can_be_read_and_holds_for_the_schema(kind, block):
+    found = read_plan_text(
+        block.encode(), file="page", is_yaml=kind == "yaml", query=CelQueries(), window=CronCalendar().check
+    )
+    assert found.plan != Plan()
+    value = json.loads(json.dumps(found.document.value, default=datetime.isoformat))
+    assert [] == list(jsonschema.Draft202012Validator(plan_schema()).iter_errors(value))
+
+
+def test_the_page_has_plans_in_both_formats():
+    assert {"toml", "yaml"} == {kind for kind, _ in plans_of_the_page()}
+    assert 4 <= len(plans_of_the_page())
+
+
+@pytest.mark.parametrize("file", generate_docs.written_files(), ids=page_id)
+def test_generated_files_are_what_the_program_says_run_make_docs_if_not(file):
+    assert generate_docs.written_files()[file] == file.read_text(encoding="utf-8")
 
 
 # --- samples, read by the simulator, which shares no code with the bridge -----------------------------------------

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
+from ota_bridge.cli import rollout_plan
 from ota_bridge.cli.output import cell, plain, size, table, when
 from ota_bridge.cli.session import Answer, JsonOption, ReleaseArgument, Session
 
@@ -27,27 +29,63 @@ _WhereOption = Annotated[str | None, typer.Option(metavar="QUERY", help="The dev
 _RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="As `rollout status` lists it.")]
 
 
+commands.command("check")(rollout_plan.check)
+commands.command("schema")(rollout_plan.schema)
+commands.command("example")(rollout_plan.example)
+
+
 @commands.command("start")
 def start(
     context: typer.Context,
-    release: ReleaseArgument,
+    release: Annotated[
+        str | None, typer.Argument(metavar="[RELEASE]", help="PRODUCT/VERSION; left out where --plan says it.")
+    ] = None,
     devices: Annotated[list[str] | None, typer.Argument(metavar="DEVICE", help="More devices after --to.")] = None,
     to: _ToOption = None,
     percent: _PercentOption = None,
     where: _WhereOption = None,
+    plan_file: Annotated[
+        Path | None, typer.Option("--plan", metavar="FILE", help="All of it from a plan file, TOML or YAML.")
+    ] = None,
+    not_before: Annotated[
+        str | None, typer.Option("--start", metavar="INSTANT", help="Not before, as 2026-12-01T02:00:00+01:00.")
+    ] = None,
+    urgent: Annotated[bool, typer.Option("--urgent", help="It overtakes others and heeds no window.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could be started.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Start a rollout: --to all, --to DEVICE [DEVICE...], --percent N, or --where QUERY."""
-    args = {"release": release, **_target(to or [], devices or [], percent, where)}
+    """Start a rollout: --plan FILE, or RELEASE with --to all, --to DEVICE..., --percent N, or --where QUERY."""
     session = Session.of(context, as_json=as_json)
-    if check:
+    if plan_file is None:
+        if release is None:
+            raise typer.BadParameter("name a RELEASE, or --plan FILE")
+        args = {"release": release, **_target(to or [], devices or [], percent, where)}
+        _start(session, _with_options(args, not_before, urgent=urgent), only_check=check)
+        return
+    if release is not None or to or devices or percent is not None or where is not None:
+        raise typer.BadParameter(
+            "--plan says which release goes to whom; leave out RELEASE, --to, --percent and --where"
+        )
+    with rollout_plan.problems_told(session):
+        found = rollout_plan.read_plan(plan_file)
+        args = _with_options(found.arguments, not_before, urgent=urgent)
+        with rollout_plan.placed(found):
+            _start(session, args, only_check=check)
+
+
+def _with_options(args: Mapping[str, Any], not_before: str | None, *, urgent: bool) -> dict[str, Any]:
+    plan_said = rollout_plan.changed(args.get("plan", {}), start=not_before, urgent=urgent)
+    return {**args, "plan": plan_said} if plan_said else {**args}
+
+
+def _start(session: Session, args: Mapping[str, Any], *, only_check: bool) -> None:
+    if only_check:
         answer = session.read("rollout.check", args)
         if not session.shown_as_json(None, answer):
             session.output.say(f"{answer.result['release']} could be rolled out to {answer.result['target']}")
         return
     result = session.call("rollout.start", args)
-    if as_json:
+    if session.as_json:
         session.output.json(result)
         return
     session.output.say(f"rollout {result['id']} of {result['release']} to {result['target']}: {_counts(result)}")

@@ -288,7 +288,11 @@ PLAN: Final = Table(
     rows=(
         Row(
             key="release",
-            form=Text(of="a release, as PRODUCT/VERSION", pattern=r"^[^\s/]+(/[^\s/]+)?$", longest=200),
+            form=Text(
+                of="a release, as PRODUCT/VERSION (or VERSION, where one product has it)",
+                pattern=r"^[^\s/]+(/[^\s/]+)?$",
+                longest=200,
+            ),
             about="What is brought to the devices.",
             required=True,
         ),

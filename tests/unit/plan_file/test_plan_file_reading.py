@@ -181,7 +181,7 @@ cron = "0 2 * * *"
 """
     assert [
         (1, 1, '"relase" is not known; did you mean release?'),
-        (1, 1, "release is missing: a release, as PRODUCT/VERSION"),
+        (1, 1, "release is missing: a release, as PRODUCT/VERSION (or VERSION, where one product has it)"),
         (2, 6, 'to: "everybody" cannot be used; allowed is "all", or a list of devices'),
         (5, 11, "devices: 0 cannot be used; allowed is a whole number from 1 to 1,000,000,000"),
         (6, 20, 'share: 80 cannot be used; allowed is 0 to 1, or a percentage as text, such as "80 %"; did you mean "80 %"?'),
@@ -235,7 +235,11 @@ def test_what_cannot_be_is_told_in_the_words_of_the_file(more, line, column, mes
 @pytest.mark.parametrize(
     ("data", "is_yaml", "problem"),
     [
-        (b"", False, (1, 1, "release is missing: a release, as PRODUCT/VERSION")),
+        (
+            b"",
+            False,
+            (1, 1, "release is missing: a release, as PRODUCT/VERSION (or VERSION, where one product has it)"),
+        ),
         (b"a = 1\nb = \xff\n", False, (2, 5, "not UTF-8: byte 0xff")),
         (b"#" * (FILE_MAX_BYTES + 1), False, (1, 1, "larger than 256 KiB; a plan file is not")),
         (b"a = ", False, (1, 5, "not valid TOML: Invalid value")),
