@@ -123,7 +123,8 @@ def guarded(world):
 
 def whole(world):
     state = world.store._state
-    return {name: dict(getattr(state, name)) for name in state.__slots__ if name != "journal"}
+    tables = {name: getattr(state, name) for name in state.__slots__}
+    return {name: dict(table) for name, table in tables.items() if isinstance(table, dict)}
 
 
 @pytest.mark.parametrize("name", sorted(name for name, operation in OPERATIONS.items() if operation.writes))
