@@ -11,7 +11,7 @@ from typing import Any, Final
 import yaml
 
 from ota_bridge.core.rollout.plan_json import Path
-from ota_bridge.plan_file.marked import Document, Mark, Unreadable
+from ota_bridge.plan_file.marked import DEPTH_MAX, Document, Mark, Unreadable
 
 _WORDS: Final = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
@@ -30,6 +30,7 @@ def read_yaml(text: str) -> Document:
         before = text[: error.position]
         mark = Mark(before.count("\n") + 1, len(before) - before.rfind("\n"))
         raise Unreadable(mark, f"not valid YAML: the character U+{error.character:04X} is not allowed") from error
+    _bound_brackets(loader)
     try:
         return _Composer(loader).document
     except yaml.MarkedYAMLError as error:
@@ -38,6 +39,18 @@ def read_yaml(text: str) -> Document:
         raise Unreadable(mark, f"not valid YAML: {about}") from error
     except (ValueError, OverflowError) as error:  # escapes beyond Unicode, numbers of thousands of digits
         raise Unreadable(_mark(loader.get_mark()), f"not valid YAML: {error}") from error
+
+
+def _bound_brackets(loader: Any) -> None:
+    """Refuse the bracket that is too deep as it is read: PyYAML's scanner looks ahead, at the square of the depth."""
+    enter = loader.fetch_flow_collection_start
+
+    def fetch(kind: Any) -> None:
+        if loader.flow_level >= DEPTH_MAX:
+            raise Unreadable(_mark(loader.get_mark()), f"nested deeper than {DEPTH_MAX}")
+        enter(kind)
+
+    loader.fetch_flow_collection_start = fetch
 
 
 def _mark(found: Any) -> Mark:

@@ -31,12 +31,17 @@ from ota_bridge.core.errors import ConfigError, InvalidInput, KeysetReason, Keys
 from ota_bridge.core.messages import CheckIn, Event, Progress, Rejected
 from ota_bridge.core.operations import OPERATIONS, checked_arguments
 from ota_bridge.core.people import parse_token, without_tokens
+from ota_bridge.core.rollout.plan_json import plan_from
 from ota_bridge.core.values import DeviceId, checked_attributes
 from ota_bridge.decode import MapKeys, read_cbor, read_json, read_msgpack
 from ota_bridge.dialect import MalformedRequest
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.mqtt.codec import Decoder, Publish
 from ota_bridge.mqtt.embedded_topics import Subscriptions
+from ota_bridge.plan_file import read_plan_text
+from ota_bridge.plan_file.form import tables
+from ota_bridge.plan_file.toml_text import read_toml
+from ota_bridge.plan_file.yaml_text import read_yaml
 from ota_bridge.security import cbor, keyset, manifest, tokens
 from ota_bridge.security.keys import Algorithm, PublicKey, _parse_pem
 from ota_bridge.security.trust import Trust
@@ -396,6 +401,40 @@ def config_file(data: bytes) -> None:
         _shown(Config.load({}, {}, Path("/nowhere")))
 
 
+def plan_toml(data: bytes) -> None:
+    """Whatever is TOML has all its places, and what is a plan is the same plan when it comes over the socket."""
+    document = read_toml(_decoded(data))
+    assert set(_paths(document.value)) == set(document.values), "a place is missing, or one too many"
+    _same_plan(data, is_yaml=False)
+
+
+def plan_yaml(data: bytes) -> None:
+    """The same for YAML."""
+    document = read_yaml(_decoded(data))
+    assert set(_paths(document.value)) == set(document.values), "a place is missing, or one too many"
+    _same_plan(data, is_yaml=True)
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidInput("not UTF-8") from error
+
+
+def _same_plan(data: bytes, *, is_yaml: bool) -> None:
+    found = read_plan_text(data, file="plan", is_yaml=is_yaml)
+    arguments = json.loads(json.dumps(found.arguments))
+    assert plan_from(arguments["plan"]) == found.plan
+
+
+def _paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield (*path, key)
+        yield from _paths(inner, (*path, key))
+
+
 def config_words(data: bytes) -> None:
     """Any environment and any flags."""
     env: dict[str, str] = {}
@@ -587,6 +626,28 @@ MQTT_WORDS = (
     ),
     *(b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff", b"\x80\x00", b"\x00\x05topic", b"+", b"#", b"\xed\xa0\x80", b"\xff"),
 )
+PLAN_WORDS = tuple(
+    word.encode()
+    for word in (
+        *dict.fromkeys(row.key for table in tables() for row in table.rows),
+        *(
+            "all",
+            "true",
+            "1h30min",
+            "80 %",
+            "0.5",
+            "go_on",
+            "roll_back",
+            "failed",
+            "0 2 * * *",
+            "\n",
+            "{",
+            "}",
+            "[",
+            "]",
+        ),
+    )
+)
 SETTING_WORDS = (
     *(setting.name.encode() for setting in SETTINGS),
     *(setting.env_name.encode() + b"=" for setting in SETTINGS),
@@ -681,6 +742,16 @@ TARGETS = (
     Target(
         name="config_file", about="the configuration file", read=config_file, refusals=(ConfigError,), slow_s=0.1,
         words=SETTING_WORDS,
+    ),
+    Target(
+        name="plan_toml", about="plan files in TOML", read=plan_toml, refusals=(InvalidInput,), slow_s=0.1, one_in=2,
+        words=(*PLAN_WORDS, b"[[", b"]]", b" = ", b'"""', b"'''", b"2026-12-01T02:00:00+01:00"), max_bytes=4_000,
+        peak_bytes=1 << 20,
+    ),
+    Target(
+        name="plan_yaml", about="plan files in YAML", read=plan_yaml, refusals=(InvalidInput,), slow_s=0.25, one_in=4,
+        words=(*PLAN_WORDS, b": ", b"\n- ", b"\n  ", b"&a", b"*a", b"!!str", b"---", b"...", b"|", b">-", b"? ", b"<<", b"%YAML"),
+        max_bytes=4_000, peak_bytes=1 << 20,
     ),
     Target(
         name="config_words", about="environment and flags", read=config_words, refusals=(ConfigError,), slow_s=0.1,

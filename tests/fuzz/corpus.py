@@ -7,6 +7,7 @@
 import hashlib
 import heapq
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from device_sim.journal import frame
 from device_sim.settings import Download, Final, Settings, Trial
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.operations import OPERATIONS
+from ota_bridge.plan_file.example import EXAMPLE
 from tests.fuzz import query_targets
 from tests.fuzz.target import CORPUS, framed
 from tests.fuzz.world_targets import (
@@ -95,6 +97,8 @@ def made() -> dict[str, list[bytes]]:
         "trust": trusts,
         "key_file": list(_pems()),
         "config_file": list(_config_files()),
+        "plan_toml": [*_plans("toml"), EXAMPLE.encode()],
+        "plan_yaml": list(_plans("yaml")),
         "config_words": [b"\n".join(list(_config_words())[at : at + 6]) for at in range(0, len(SETTINGS), 6)],
         "broker_url": [b"mqtt://broker", b"mqtts://ann:pa%40ss@[::1]:8884/", b"mqtt://u@10.0.0.1:1883", b"http://x?y#z"],
         "local_request": [*asked, json.dumps({"op": "fleet", "args": {}, "token": "ota_0123abcd_" + 43 * "A"}).encode()],
@@ -187,6 +191,15 @@ def _config_files() -> Iterator[bytes]:
     for section, written in lines.items():
         yield "\n".join([f"[{section}]" if section else "", *written, ""]).encode()
     yield b'[broker]\nurl = "mqtts://bridge@broker:8883"\nca = "ca.crt"\ncertificate = "c.crt"\nkey = "c.key"\npassword = "secret word"\n'
+
+
+def _plans(kind: str) -> Iterator[bytes]:
+    """Those of the manual, and one that says everything."""
+    page = (TESTS.parent / "docs/rollouts.md").read_text(encoding="utf-8")
+    for block in re.findall(rf"^```{kind}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE):
+        if block != EXAMPLE:
+            yield block.encode()
+    yield (VECTORS / f"plans/everything.{kind}").read_bytes()
 
 
 def _config_words() -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -22,76 +23,9 @@ from ota_bridge.core.rollout.plan_json import PlanError, plan_from
 from ota_bridge.plan_file import PlanFileError, read_plan_file, read_plan_text
 from ota_bridge.plan_file.marked import FILE_MAX_BYTES
 
-TOML = """
-release = "p/2.0"
-where = 'product == "p"'
-start = 2026-12-01T02:00:00+01:00
-deadline = "7d"
-late = false
-urgent = true
-approvals = 2
-roll_back_to = "p/1.0"
-
-[[stage]]
-name = "canary"
-devices = 5
-success = {share = "80 %", min = 3, soak = "2h", then = "wait"}
-failure = {share = 0.1, count = 2, kinds = ["failed", "rolled_back"], min = 4, then = "roll_back"}
-
-[[stage]]
-percent = 10.5
-
-[[stage]]
-
-[pace]
-per_min = 5
-factor = 2
-per_success = 50
-max_per_min = 500
-
-[[window]]
-cron = "0 2 * * *"
-length = "3h"
-tz = "Europe/Berlin"
-where = "device.hw == 'r1'"
-
-[timeouts]
-offered = "1d"
-downloading = 600
-installing = "15min"
-trial = "1h"
-sleepers_wait = true
-
-[retries]
-max_attempts = 5
-backoff = "10min"
-timed_out = 4
-failed = 2
-rolled_back = 1
-quarantine_after = 6
-"""
-YAML = """
-release: p/2.0
-where: product == "p"
-start: 2026-12-01T02:00:00+01:00
-deadline: 7d
-late: false
-urgent: true
-approvals: 2
-roll_back_to: p/1.0
-stage:
-- name: canary
-  devices: 5
-  success: {share: 80 %, min: 3, soak: 2h, then: wait}
-  failure: {share: 0.1, count: 2, kinds: [failed, rolled_back], min: 4, then: roll_back}
-- percent: 10.5
-- {}
-pace: {per_min: 5, factor: 2, per_success: 50, max_per_min: 500}
-window:
-- {cron: 0 2 * * *, length: 3h, tz: Europe/Berlin, where: device.hw == 'r1'}
-timeouts: {offered: 1d, downloading: 600, installing: 15min, trial: 1h, sleepers_wait: true}
-retries: {max_attempts: 5, backoff: 10min, timed_out: 4, failed: 2, rolled_back: 1, quarantine_after: 6}
-"""
+VECTORS = Path(__file__).parents[2] / "vectors/plans"
+TOML = (VECTORS / "everything.toml").read_text(encoding="utf-8")
+YAML = (VECTORS / "everything.yaml").read_text(encoding="utf-8")
 PLAN = Plan(
     stages=(
         Stage(

@@ -60,6 +60,8 @@ def test_json_is_read_as_json(value):
         ("a: 1\nb: \x01\n", Mark(2, 4), "not valid YAML: the character U+0001 is not allowed"),
         ('a: "\\UFFFFFFFF"\n', Mark(1, 7), "not valid YAML: "),
         ("a: " + "[" * 20, Mark(1, 20), "nested deeper than 16"),
+        ("[" * 200_000, Mark(1, 17), "nested deeper than 16"),
+        ("".join(f"{' ' * at}a:\n" for at in range(20)), Mark(17, 17), "nested deeper than 16"),
     ],
 )
 def test_what_a_plan_may_not_hold_is_told_with_its_place(text, mark, message):
