@@ -166,6 +166,15 @@ class TimeoutSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HistorySettings:
+    """What is kept of what is over."""
+
+    keep_days: int = option(
+        30, "days for which transitions and reports are kept; then they are compacted; 0: for ever", low=0, high=36_500
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RetrySettings:
     """What follows a failed attempt."""
 
@@ -214,6 +223,7 @@ class Config:
     offers: OfferSettings = OfferSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     retries: RetrySettings = RetrySettings()
+    history: HistorySettings = HistorySettings()
     security: SecuritySettings = SecuritySettings()
     log: LogSettings = LogSettings()
     local: LocalSettings = LocalSettings()

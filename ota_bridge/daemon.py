@@ -79,6 +79,7 @@ def rules_of(config: Config) -> Rules:
             silent_after_s=timeouts.silent_after_s,
         ),
         retries=Retries(max_attempts=config.retries.max_attempts, backoff_s=config.retries.backoff_s),
+        keep_history_s=config.history.keep_days * 86_400.0 or None,
     )
 
 

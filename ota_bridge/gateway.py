@@ -32,6 +32,7 @@ from ota_bridge.clock import ClockWatch
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
 from ota_bridge.core.fleet import ReportLimit
+from ota_bridge.core.history import Rounds
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
@@ -54,7 +55,6 @@ from ota_bridge.core.operations import OPERATIONS, perform
 from ota_bridge.core.people import Caller, without_tokens
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.shares import WINDOW_S
-from ota_bridge.core.silent import SilentLook
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
@@ -135,7 +135,7 @@ class Gateway:
     _granted: set[DeviceId] | None = None
     """While the block plane's table is loaded: whose grants are newer than what was read."""
     _has_newer_limits: bool = False
-    _silent: SilentLook = field(default_factory=SilentLook)
+    _rounds: Rounds = field(default_factory=Rounds)
     _all_rollouts: bool = False
     _outlet: Outlet = field(init=False)
     _clock: ClockWatch = field(init=False)
@@ -435,7 +435,7 @@ class Gateway:
         planned = self.bridge.plan(unit, now, go_on)
         if planned.more or not go_on():
             return Slice(ticked.outputs + planned.outputs, more=planned.more)
-        looked = self._silent.look(self.bridge.updates(unit, now), go_on)
+        looked = self._rounds.look(self.bridge.updates(unit, now), go_on)
         return Slice(ticked.outputs + planned.outputs + looked.outputs, more=looked.more)
 
     def _rest(self, *, more: bool) -> None:

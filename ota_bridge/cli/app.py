@@ -39,6 +39,7 @@ GROUPS: Final = {
     "device": "device",
     "rollout": "rollout",
     "limits": "limits",
+    "history": "history",
     "user": "user",
     "token": "token",
     "audit": "audit",

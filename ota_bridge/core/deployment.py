@@ -13,6 +13,7 @@ The diagram in docs/architecture.md is generated from TRANSITIONS.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from math import floor
 from typing import Final
 
 from ota_bridge.core.errors import IllegalTransition
@@ -252,6 +253,26 @@ class Deployment:
             retry_wall=moved(self.retry_wall),
             claimed_wall=moved(self.claimed_wall),
             last_block_wall=moved(self.last_block_wall),
+        )
+
+    def compacted(self) -> "Deployment":
+        """What is kept of a finished one after years: everything that a decision, a count or a view is made of.
+
+        Times are whole seconds then, but for that of its end, from which the wait for another attempt counts.
+        """
+        began = self.last_block_wall
+        return replace(
+            self,
+            created_wall=float(floor(self.created_wall)),
+            last_block_wall=None if began is None else float(floor(began)),
+            due_wall=None,
+            offered_wall=None,
+            resent=False,
+            retry_wall=None,
+            boot=None,
+            claimed_wall=None,
+            stalled=False,
+            slot_rank=0,
         )
 
     def can(self, event: DeploymentEvent) -> bool:

@@ -106,7 +106,15 @@ class Deployments(Protocol):
 
     def record(self, transition: Transition) -> None: ...
     def history(self, deployment: DeploymentId) -> Sequence[Transition]:
-        """In the order in which they were recorded."""
+        """In the order in which they were recorded; nothing of one that was compacted."""
+        ...
+
+    def compact(self, device: DeviceId, before_wall: float, *, limit: int = 1000) -> int:
+        """Keep of finished ones what `Deployment.compacted` keeps, and no history; how many these were.
+
+        From the device's oldest on, up to the first that is open or ended at `before_wall` or later. What was compacted
+        can be put again, but for one that would be open.
+        """
         ...
 
     def shift_due(self, by_s: float) -> None:
@@ -162,10 +170,20 @@ class Reports(Protocol):
         """The content of the report of that key, or None."""
         ...
 
-    def knows_boot(self, device: DeviceId, boot: int) -> bool: ...
+    def knows_boot(self, device: DeviceId, boot: int) -> bool:
+        """True if a report of that boot came, also one that was pruned since."""
+        ...
+
     def add(self, report: StoredReport) -> None: ...
     def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
         """That which was added last first."""
+        ...
+
+    def prune(self, device: DeviceId, before_wall: float, *, keep: int, boot: int | None) -> int:
+        """Remove those that came before `before_wall`, but for the last `keep`; how many these were.
+
+        Of the present `boot` the last keys stay known, of every boot of late its number (`store/old_keys.py`).
+        """
         ...
 
 

@@ -22,3 +22,5 @@ class Rules:
     """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
     pacing: Pacing = field(default_factory=Pacing)
     retries: Retries = field(default_factory=Retries)
+    keep_history_s: float | None = 2_592_000
+    """What is older is compacted; None: everything is kept as it is."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ota_bridge.core.deployment import Deployment, State, Transition
+from ota_bridge.core.errors import StoreError
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId
 from ota_bridge.store.memory_state import Table
 from ota_bridge.store.rows import to_signed
@@ -21,6 +22,10 @@ class MemoryDeployments(Table):
         state.need(state.releases, deployment.release, "release")
         state.need(state.rollouts, deployment.rollout, "rollout")
         to_signed(deployment.boot)
+        if deployment.id in state.compacted:
+            if deployment.is_open:
+                raise StoreError(f"deployment {deployment.id} was compacted and cannot be open again")
+            deployment = deployment.compacted()
         before = state.deployments.get(deployment.id)
         if before is None:
             state.append(state.by_device, deployment.device, deployment.id)
@@ -80,11 +85,24 @@ class MemoryDeployments(Table):
         return self._state.index.busy(offered_since_wall)
 
     def record(self, transition: Transition) -> None:
-        self._state.need(self._state.deployments, transition.deployment, "deployment")
-        self._state.append(self._state.transitions, transition.deployment, transition)
+        state = self._state
+        whole = {} if transition.deployment in state.compacted else state.deployments
+        state.need(whole, transition.deployment, "deployment")
+        state.append(state.transitions, transition.deployment, transition)
 
     def history(self, deployment: DeploymentId) -> Sequence[Transition]:
         return list(self._state.transitions.get(deployment, ()))
+
+    def compact(self, device: DeviceId, before_wall: float, *, limit: int = 1000) -> int:
+        state, done = self._state, 0
+        for one in [one for one in self._of(device) if one.id not in state.compacted][:limit]:
+            if one.is_open or one.changed_wall >= before_wall:
+                break
+            state.take(state.transitions, one.id)
+            state.put(state.compacted, one.id, None)
+            self.put(one)
+            done += 1
+        return done
 
     def shift_due(self, by_s: float) -> None:
         for one in list(self._state.deployments.values()):

@@ -18,6 +18,7 @@ from ota_bridge.core.rollout.approvals import Approval
 from ota_bridge.core.rollout.model import Rollout
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store.memory_index import DeploymentIndex, Line
+from ota_bridge.store.old_keys import OldKeys
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -36,6 +37,8 @@ class MemoryState:
     reports: dict[DeviceId, list[StoredReport]] = field(default_factory=dict)
     contents: dict[tuple[DeviceId, int, int], bytes] = field(default_factory=dict)
     boots: dict[tuple[DeviceId, int], None] = field(default_factory=dict)
+    old_keys: dict[DeviceId, OldKeys] = field(default_factory=dict)
+    compacted: dict[DeploymentId, None] = field(default_factory=dict)
     limits: dict[None, StandingLimits] = field(default_factory=dict)
     members: dict[RolloutId, Line[tuple[int, str]]] = field(default_factory=dict)
     names: Line[tuple[str, str, DeviceId]] = field(default_factory=Line)
@@ -57,6 +60,13 @@ class MemoryState:
         else:
             journal.append(lambda: table.pop(key))
         table[key] = value
+
+    def take(self, table: dict[K, V], key: K) -> None:
+        """Take one record out of a table whose order means nothing, if it is there."""
+        journal = self.writable()
+        if key in table:
+            before = table.pop(key)
+            journal.append(lambda: table.__setitem__(key, before))
 
     def remove(self, table: dict[K, V], key: K) -> None:
         """Take one record out, if it is there; the order of the others stays, also when it is taken back."""

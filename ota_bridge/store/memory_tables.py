@@ -32,6 +32,7 @@ from ota_bridge.store.memory_deployments import MemoryDeployments
 from ota_bridge.store.memory_index import Line
 from ota_bridge.store.memory_people import MemoryApprovals, MemoryAudit, MemoryTokens, MemoryUsers
 from ota_bridge.store.memory_state import MemoryState, Table
+from ota_bridge.store.old_keys import OldKeys
 from ota_bridge.store.rows import body_text, to_signed
 
 
@@ -159,10 +160,11 @@ class MemoryReports(Table):
     """`Reports`."""
 
     def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
-        return self._state.contents.get((device, boot, seq))
+        found = self._state.contents.get((device, boot, seq))
+        return self._old(device).content(boot, seq) if found is None else found
 
     def knows_boot(self, device: DeviceId, boot: int) -> bool:
-        return (device, boot) in self._state.boots
+        return (device, boot) in self._state.boots or self._old(device).knows_boot(boot)
 
     def add(self, report: StoredReport) -> None:
         state, key = self._state, report.key
@@ -178,6 +180,25 @@ class MemoryReports(Table):
 
     def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
         return self._state.reports.get(device, [])[::-1][:limit]
+
+    def prune(self, device: DeviceId, before_wall: float, *, keep: int, boot: int | None) -> int:
+        state = self._state
+        reports = state.reports.get(device, [])
+        gone = [one for one in reports[: max(0, len(reports) - keep)] if one.wall < before_wall]
+        if not gone:
+            return 0
+        left = [one for one in reports if all(one is not other for other in gone)]
+        state.put(state.reports, device, left)
+        keys = [one.key for one in gone if one.key is not None]
+        for key in keys:
+            state.take(state.contents, (device, key.boot, key.seq))
+            if all(one.key is None or one.key.boot != key.boot for one in left):
+                state.take(state.boots, (device, key.boot))
+        state.put(state.old_keys, device, self._old(device).after(keys, boot))
+        return len(gone)
+
+    def _old(self, device: DeviceId) -> OldKeys:
+        return self._state.old_keys.get(device) or OldKeys()
 
 
 class MemoryLimits(Table):

@@ -281,10 +281,15 @@ def report_row(report: StoredReport) -> Row:
     return (device.product, device.name, boot, seq, content, report.kind, report.wall, body_text(report.body))
 
 
+def key_from(row: Row) -> ReportKey:
+    """The key of a report that has one, from boot, seq and content."""
+    boot, seq, content = row
+    return ReportKey(boot=boot & _U64_END - 1, seq=seq & _U64_END - 1, content=content)
+
+
 def report_from(row: Row) -> StoredReport:
     """The reverse of `report_row`, but for the bytes in the body, which are base64 text now."""
-    boot, seq = from_signed(row[2]), from_signed(row[3])
-    key = None if boot is None or seq is None else ReportKey(boot=boot, seq=seq, content=row[4])
+    key = None if row[2] is None else key_from(row[2:5])
     return StoredReport(device=DeviceId(row[0], row[1]), key=key, kind=row[5], wall=row[6], body=decode(row[7]))
 
 

@@ -10,6 +10,7 @@ from typing import Final
 
 from sqlite_utils import Database, Migrations
 
+from ota_bridge.store.schema_history import HISTORY
 from ota_bridge.store.schema_rollouts import ROLLOUTS
 
 APPLICATION_ID: Final = 0x4F544142
@@ -258,4 +259,10 @@ def _people(db: Database) -> None:
     db.executescript(_PEOPLE)
 
 
-SCHEMA_VERSION: Final = 7
+@MIGRATIONS(name="0008_history")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _history(db: Database) -> None:
+    for statement in HISTORY:
+        db.execute(statement)
+
+
+SCHEMA_VERSION: Final = 8

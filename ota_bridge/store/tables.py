@@ -32,7 +32,9 @@ from ota_bridge.core.ports import (
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
+from ota_bridge.store.finished import FinishedRows
 from ota_bridge.store.identifiers import new_secret, unused_id
+from ota_bridge.store.old_keys import OldKeys
 from ota_bridge.store.people_tables import ApprovalTable, AuditTable, TokenTable, UserTable
 from ota_bridge.store.statements import insert, select, upsert, where
 
@@ -178,13 +180,13 @@ class DeviceTable:
 
 
 class DeploymentTable:
-    """`Deployments`: attempts in one table, their transitions in another."""
+    """`Deployments`: attempts in one table, their transitions in another, those that were compacted in `finished`."""
 
     _PUT: Final = upsert("deployments", rows.DEPLOYMENT_COLUMNS, ("id",))
     _SELECT: Final = select("deployments", rows.DEPLOYMENT_COLUMNS)
     _GET: Final = _SELECT + "WHERE id = ?"
     _OPEN_OF: Final = _SELECT + "WHERE product = ? AND name = ? AND is_open = 1 ORDER BY id"
-    # Not by time: the wall clock may have been set back between two of them. A row keeps its rowid.
+    # Not by time: the wall clock may have been set back between two of them. A row keeps its rowid while it is there.
     _RECENT: Final = _SELECT + "WHERE product = ? AND name = ? ORDER BY rowid DESC LIMIT ?"
     _OF_ROLLOUT: Final = _SELECT + "WHERE rollout = ? AND latest = 1 AND id > ? ORDER BY id LIMIT ?"
     _OPEN_OF_ROLLOUT: Final = (
@@ -197,22 +199,28 @@ class DeploymentTable:
     _FOR_SLOTS: Final = _SELECT + "WHERE slot_rank = ? AND slot_rank > 0 ORDER BY rowid LIMIT ?"
     _RECORD: Final = insert("transitions", rows.TRANSITION_COLUMNS)
     _HISTORY: Final = select("transitions", rows.TRANSITION_COLUMNS) + "WHERE deployment = ? ORDER BY id"
+    _OLDEST: Final = _SELECT + "WHERE product = ? AND name = ? ORDER BY rowid LIMIT ?"
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
+        self._finished = FinishedRows(db)
 
     def get(self, deployment: DeploymentId) -> Deployment | None:
         row = self._execute(self._GET, (deployment,)).fetchone()
-        return None if row is None else rows.deployment_from(row)
+        return self._finished.get(deployment) if row is None else rows.deployment_from(row)
 
     def put(self, deployment: Deployment) -> None:
+        if not deployment.is_open and self._finished.has(deployment.id):
+            self._finished.change(deployment)
+            return
         self._execute(self._PUT, rows.deployment_row(deployment))
 
     def open_of(self, device: DeviceId) -> Sequence[Deployment]:
         return self._list(self._OPEN_OF, (device.product, device.name))
 
     def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
-        return self._list(self._RECENT, (device.product, device.name, limit))
+        found = self._list(self._RECENT, (device.product, device.name, limit))
+        return found if len(found) >= limit else found + self._finished.of_device(device, limit - len(found))
 
     def of_rollout(
         self,
@@ -222,8 +230,11 @@ class DeploymentTable:
         after: DeploymentId | None = None,
         limit: int = 1000,
     ) -> Sequence[Deployment]:
-        sql = self._OPEN_OF_ROLLOUT if open_only else self._OF_ROLLOUT
-        return self._list(sql, (rollout, after or "", limit))
+        if open_only:
+            return self._list(self._OPEN_OF_ROLLOUT, (rollout, after or "", limit))
+        found = self._list(self._OF_ROLLOUT, (rollout, after or "", limit))
+        finished = self._finished.of_rollout(rollout, after or "", limit)
+        return sorted(found + finished, key=lambda one: one.id)[:limit]
 
     def all_open(self, *, after: DeploymentId | None = None, limit: int = 1000) -> Sequence[Deployment]:
         return self._list(self._ALL_OPEN, (after or "", limit))
@@ -267,6 +278,17 @@ class DeploymentTable:
     def history(self, deployment: DeploymentId) -> Sequence[Transition]:
         return [rows.transition_from(row) for row in self._execute(self._HISTORY, (deployment,))]
 
+    def compact(self, device: DeviceId, before_wall: float, *, limit: int = 1000) -> int:
+        done = 0
+        for one in self._list(self._OLDEST, (device.product, device.name, limit)):
+            if one.is_open or one.changed_wall >= before_wall:
+                break
+            self._execute("DELETE FROM transitions WHERE deployment = ?", (one.id,))
+            self._execute("DELETE FROM deployments WHERE id = ?", (one.id,))
+            self._finished.add(one)
+            done += 1
+        return done
+
     def shift_due(self, by_s: float) -> None:
         self._execute(
             "UPDATE deployments SET due_wall = due_wall + ?1, retry_wall = retry_wall + ?1 "
@@ -274,7 +296,7 @@ class DeploymentTable:
             (by_s,),
         )
 
-    def _list(self, sql: str, values: Sequence[Any]) -> Sequence[Deployment]:
+    def _list(self, sql: str, values: Sequence[Any]) -> list[Deployment]:
         return [rows.deployment_from(row) for row in self._execute(sql, values)]
 
 
@@ -353,14 +375,23 @@ class MemberTable:
         self._execute("DELETE FROM rollout_members WHERE rollout = ?", (rollout,))
 
 
+_NO_KEYS: Final = OldKeys()
+
+
 class ReportTable:
-    """`Reports`."""
+    """`Reports`: the reports in one table, and in another what is left of those that were pruned."""
 
     _ADD: Final = insert("reports", rows.REPORT_COLUMNS)
     _SEEN: Final = "SELECT content FROM reports WHERE product = ? AND name = ? AND boot = ? AND seq = ?"
     _KNOWS: Final = "SELECT 1 FROM reports WHERE product = ? AND name = ? AND boot = ? LIMIT 1"
     _LAST_IDS: Final = "SELECT id FROM reports WHERE product = ? AND name = ? ORDER BY +id DESC LIMIT ?"
     _RECENT: Final = select("reports", rows.REPORT_COLUMNS) + f"WHERE id IN ({_LAST_IDS}) ORDER BY id DESC"
+    _OLD: Final = "SELECT boot, keys, boots FROM report_keys WHERE product = ? AND name = ?"
+    _PUT_OLD: Final = upsert("report_keys", ("product", "name", "boot", "keys", "boots"), ("product", "name"))
+    _BEYOND: Final = (
+        "SELECT id, boot, seq, content, wall FROM reports WHERE product = ? AND name = ? "
+        "ORDER BY +id DESC LIMIT -1 OFFSET ?"
+    )
 
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
@@ -368,11 +399,11 @@ class ReportTable:
     def seen(self, device: DeviceId, boot: int, seq: int) -> bytes | None:
         key = (device.product, device.name, rows.to_signed(boot), rows.to_signed(seq))
         row = self._execute(self._SEEN, key).fetchone()
-        return None if row is None else bytes(row[0])
+        return self._old(device).content(boot, seq) if row is None else bytes(row[0])
 
     def knows_boot(self, device: DeviceId, boot: int) -> bool:
         values = (device.product, device.name, rows.to_signed(boot))
-        return self._execute(self._KNOWS, values).fetchone() is not None
+        return self._execute(self._KNOWS, values).fetchone() is not None or self._old(device).knows_boot(boot)
 
     def add(self, report: StoredReport) -> None:
         self._execute(self._ADD, rows.report_row(report))
@@ -380,6 +411,21 @@ class ReportTable:
     def recent(self, device: DeviceId, *, limit: int = 20) -> Sequence[StoredReport]:
         values = (device.product, device.name, limit)
         return [rows.report_from(row) for row in self._execute(self._RECENT, values)]
+
+    def prune(self, device: DeviceId, before_wall: float, *, keep: int, boot: int | None) -> int:
+        beyond = self._execute(self._BEYOND, (device.product, device.name, keep)).fetchall()
+        gone = [row for row in reversed(beyond) if row[4] < before_wall]
+        for row in gone:
+            self._execute("DELETE FROM reports WHERE id = ?", (row[0],))
+        if gone:
+            keys = [rows.key_from(row[1:4]) for row in gone if row[1] is not None]
+            old = self._old(device).after(keys, boot)
+            self._execute(self._PUT_OLD, (device.product, device.name, rows.to_signed(boot), *old.packed()))
+        return len(gone)
+
+    def _old(self, device: DeviceId) -> OldKeys:
+        row = self._execute(self._OLD, (device.product, device.name)).fetchone()
+        return _NO_KEYS if row is None else OldKeys.unpacked(rows.from_signed(row[0]), row[1], row[2])
 
 
 class LimitsTable:

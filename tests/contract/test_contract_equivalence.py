@@ -30,6 +30,7 @@ from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.values import DeviceId
 from ota_bridge.store.opening import BACKENDS, open_store
 
+DEV1 = DeviceId("prod", "dev1")
 MEMBERS = st.tuples(
     st.sampled_from(["r-000001", "r-000002"]), st.integers(0, 9) | st.just(2**61), st.sampled_from(["a", "b"])
 )
@@ -52,6 +53,10 @@ STEPS = st.one_of(
     MEMBERS.map(lambda member: lambda unit: unit.members.put(*member)),
     MEMBERS.map(lambda member: lambda unit: unit.members.remove(*member)),
     st.integers(-3, 3).map(lambda by_s: lambda unit: unit.deployments.shift_due(by_s)),
+    st.sampled_from([-1e300, 0.0, 1e300]).map(lambda wall: lambda unit: unit.deployments.compact(DEV1, wall)),
+    st.tuples(st.integers(0, 2), st.sampled_from([None, 0, 1, 2**63])).map(
+        lambda drawn: lambda unit: unit.reports.prune(DEV1, 3.0, keep=drawn[0], boot=drawn[1])
+    ),
 )
 WORKS = st.tuples(st.lists(STEPS, max_size=4), st.booleans())
 
@@ -100,6 +105,11 @@ def everything(unit):
             [unit.deployments.waiting_for_slots(limit) for limit in (0, 2, 50)],
             [unit.deployments.busy(wall) for wall in (-1.0, 0.0, 3.0)],
             [unit.deployments.history(name) for name in deployments],
+            [dict(unit.deployments.tallies(one)) for one in rollouts],
+        ],
+        "keys": [
+            [unit.reports.seen(DEV1, boot, seq) for seq in range(4)] + [unit.reports.knows_boot(DEV1, boot)]
+            for boot in (0, 1, 2**63)
         ],
         "members": [
             [

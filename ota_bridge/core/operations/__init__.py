@@ -1,6 +1,17 @@
 """The operator's face of the core: every command by name. Importing it registers them all."""
 
-from ota_bridge.core.operations import approvals, audit, devices, dry_run, limits, people, releases, rollouts, whole
+from ota_bridge.core.operations import (
+    approvals,
+    audit,
+    devices,
+    dry_run,
+    history,
+    limits,
+    people,
+    releases,
+    rollouts,
+    whole,
+)
 from ota_bridge.core.operations.registry import (
     EDGE,
     OPERATIONS,
@@ -30,6 +41,7 @@ __all__ = [
     "checked_arguments",
     "devices",
     "dry_run",
+    "history",
     "limits",
     "people",
     "perform",
