@@ -43,13 +43,16 @@ def for_ever() -> bool:
 
 def plan(updates: Updates, go_on: GoOn) -> bool:
     """One step of every rollout that has something to do; True if there may be more to do at once."""
-    more = call_for_slots(updates, go_on)
+    if call_for_slots(updates, go_on):
+        return True
+    more = False
     for rollout in updates.unit.rollouts.all():
         if rollout.state is RolloutState.RUNNING:
-            more = _step(updates, rollout, go_on) or more
-        elif rollout.state is RolloutState.CANCELED and rollout.is_planning:
-            more = _cancel_some(updates, rollout, go_on) or more
-        if not go_on():
+            worked = _step(updates, rollout, go_on)
+        else:
+            worked = rollout.is_planning and _cancel_some(updates, rollout, go_on)
+        more = more or worked
+        if worked and not go_on():
             return True
     return more
 

@@ -89,9 +89,11 @@ def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> R
 
 def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
     """Let nobody else in; what runs goes on to its end."""
-    canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
+    canceled = store(updates, rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause))
     updates.unit.members.clear(rollout.id)
-    return store(updates, canceled)
+    for deployment in deployments_of(updates, canceled, open_only=True):
+        updates.schedule(deployment)
+    return canceled
 
 
 def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, cause: str) -> bool:

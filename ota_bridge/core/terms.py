@@ -116,7 +116,7 @@ class Terms:
             closed = self._closed(device, rollout)
             if closed is not None:
                 return closed
-        if self.slots and not has_slot and not self.free_slots():
+        if self.slots and not has_slot and (self.unit.deployments.waiting_for_slots(1) or not self.free_slots()):
             return Hold(cause="waits for a download slot")
         return None
 
@@ -149,10 +149,11 @@ class Terms:
     # --- how long ----------------------------------------------------------------------------------------
 
     def pacing_of(self, rollout: Rollout | None) -> Pacing:
-        """The times of a rollout's deployments."""
+        """The times of a rollout's deployments. Once it has ended nobody waits for sleepers any more."""
         if rollout is None or rollout.plan.timeouts == _NO_TIMEOUTS:
             return self.pacing
-        return _paced(self.pacing, rollout.plan.timeouts)
+        paced = _paced(self.pacing, rollout.plan.timeouts)
+        return replace(paced, sleepers_wait=False) if rollout.state is RolloutState.CANCELED else paced
 
     def tries_of(self, rollout: RolloutId | None) -> Retries:
         """How often a rollout tries one device."""

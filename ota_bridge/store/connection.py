@@ -63,6 +63,10 @@ def open_writer(path: Path, schema: Schema = CURRENT) -> Database:
                 if version < schema.version:
                     _back_up(db, path.with_name(f"{path.name}.v{version}.bak"))
             _migrate(db, path, schema)
+            # After a column was dropped its connection could not empty the log any more (SQLite 3.40).
+            db.close()
+            db = _connect(path, mode="rw")
+            _tune(db)
             _write_ahead(db)
         except sqlite3.Error as error:
             raise as_store_error(error, path) from error

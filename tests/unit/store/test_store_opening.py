@@ -37,3 +37,8 @@ def test_a_sqlite_path_may_be_relative_and_escaped():
     assert sqlite_path("sqlite:state/bridge.db") == Path("state/bridge.db")
     assert sqlite_path("sqlite:///a%20b/c.db") == Path("/a b/c.db")
     assert sqlite_path("a%20b.db") == Path("a%20b.db")
+
+
+def test_a_file_that_was_made_just_now_can_empty_its_log(tmp_path, caplog):
+    open_store(f"{tmp_path}/bridge.db", lambda run: run()).close()
+    assert [] == caplog.records
