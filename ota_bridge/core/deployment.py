@@ -194,7 +194,7 @@ class Deployment:
     latest: bool = True
     """False once a later attempt of the same device, component and rollout exists."""
     stage: int = 0
-    """Of its rollout, from 0."""
+    """Of its rollout, from 0; the complement, below 0, where it is only a step on the way to the release."""
     earlier_end: State | None = None
     """How the attempt before it ended; gates count it until this one has ended too."""
     slot_rank: int = 0
@@ -225,6 +225,11 @@ class Deployment:
     def is_open(self) -> bool:
         """True while it can still move."""
         return self.state in OPEN
+
+    @property
+    def stage_number(self) -> int:
+        """The stage of its rollout, from 0."""
+        return ~self.stage if self.stage < 0 else self.stage
 
     @property
     def has_begun(self) -> bool:

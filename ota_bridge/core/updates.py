@@ -273,7 +273,7 @@ class Updates:
             size_bytes=part.manifest.size_bytes,
             old_version=device.parts[step.component].version,
             retry_wall=self._not_before(step.not_before_wall, assignment.rollout),
-            stage=0 if rollout is None else self.terms.stage(device, rollout),
+            stage=self._stage(device, rollout, is_step=step.release.id != assignment.release),
             earlier_end=earlier_end,
         )
         deployment = self.schedule(deployment)
@@ -302,6 +302,10 @@ class Updates:
         self.rollout_changed(deployment.rollout)
         self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
+
+    def _stage(self, device: Device, rollout: Rollout | None, *, is_step: bool) -> int:
+        stage = 0 if rollout is None else self.terms.stage(device, rollout)
+        return ~stage if is_step else stage
 
     def _not_before(self, wall: float | None, rollout: RolloutId | None) -> float | None:
         """No longer than the longest wait: an attempt that ended before the clock was set back ended in the future."""

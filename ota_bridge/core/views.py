@@ -56,7 +56,7 @@ def deployment_view(deployment: Deployment) -> Json:
         "stalled": deployment.stalled,
         "result_code": deployment.result_code,
         "old_version": deployment.old_version,
-        "stage": deployment.stage + 1,
+        "stage": deployment.stage_number + 1,
     }
 
 
@@ -162,7 +162,8 @@ def rollout_view(rollout: Rollout, tallies: Counts) -> Json:
     for (_, state, _), number in tallies.items():
         counts[state] = counts.get(state, 0) + number
     total = sum(counts.values())
-    still_open = sum(number for state, number in counts.items() if state in OPEN)
+    steps = sum(number for (stage, state, _), number in tallies.items() if stage < 0 and state is State.CONFIRMED)
+    still_open = steps + sum(number for state, number in counts.items() if state in OPEN)
     standing = rollout.standing
     is_last = standing.stage + 1 == len(rollout.plan.stages)
     return {
@@ -182,7 +183,7 @@ def rollout_view(rollout: Rollout, tallies: Counts) -> Json:
         "waits_for_person": standing.waits_for_person,
         "counts": {state.value: counts[state] for state in State if counts.get(state)},
         "total": total,
-        "confirmed": counts.get(State.CONFIRMED, 0),
+        "confirmed": counts.get(State.CONFIRMED, 0) - steps,
         "open": still_open,
         "planning": rollout.is_planning,
         "complete": total > 0 and still_open == 0 and not rollout.is_planning and is_last,

@@ -1,8 +1,8 @@
 """Has a stage succeeded, has it failed, may another device be let in? Pure verdicts over counts and the time.
 
-Gates see ends only: a device counts as confirmed when its next boot confirmed the image, and as failed when its last
-attempt that has ended failed, also while it is being tried again. Counted are deployments, so a device with two
-components of the release counts twice.
+Gates see ends only, and no step on the way to the rollout's release as one: a device counts as confirmed when its next
+boot confirmed the image, and as failed when its last attempt that has ended failed, also while it is being tried again.
+Counted are deployments, so a device with two components of the release counts twice.
 """
 
 from collections.abc import Mapping
@@ -48,9 +48,11 @@ def tally(counts: Counts, stage: int, members: int) -> Tally:
     confirmed = canceled = still_open = 0
     failed: dict[State, int] = {}
     for (number, state, before), count in counts.items():
-        if number != stage:
+        if number not in {stage, ~stage}:
             continue
-        if state is State.CONFIRMED:
+        if state is State.CONFIRMED and number < 0:
+            still_open += count
+        elif state is State.CONFIRMED:
             confirmed += count
         elif state in FAILURES:
             failed[state] = failed.get(state, 0) + count
@@ -60,7 +62,7 @@ def tally(counts: Counts, stage: int, members: int) -> Tally:
                 failed[before] = failed.get(before, 0) + count
         else:
             canceled += count
-    whole = sum(count for (number, _, _), count in counts.items() if number == stage)
+    whole = sum(count for (number, _, _), count in counts.items() if number in {stage, ~stage})
     size = max(members, whole) - canceled
     return Tally(size=size, confirmed=confirmed, failed=failed, canceled=canceled, open=still_open)
 

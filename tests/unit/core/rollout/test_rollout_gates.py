@@ -82,6 +82,14 @@ def test_a_stage_without_devices_waits_for_nothing():
     assert Gate.MET is verdict(FIVE, members=0).gate
 
 
+def test_a_step_on_the_way_is_no_success_and_may_be_a_failure():
+    stage = Stage(success=SuccessGate(share=0.5), failure=FailureGate(count=2))
+    step = {(~0, State.CONFIRMED, None): 3, (0, State.CONFIRMED, None): 1}
+    assert Gate.NOT_MET is stage_verdict(stage, tally(step, 0, 4), None, WALL).gate
+    assert (1, 3) == (tally(step, 0, 4).confirmed, tally(step, 0, 4).open)
+    assert Gate.FAILED is stage_verdict(stage, tally({(~0, State.FAILED, None): 2}, 0, 4), None, WALL).gate
+
+
 def test_other_stages_are_not_counted():
     found = tally({**counts(stage=1, CONFIRMED=9), **counts(stage=0, CONFIRMED=1)}, 0, 5)
     assert (1, 5) == (found.confirmed, found.size)
