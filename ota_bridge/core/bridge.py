@@ -5,7 +5,7 @@ order after the commit, so nothing is acknowledged before it is durable. No exce
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, assert_never
 
 from ota_bridge.core.deployment import CHECK_IN, OPEN, Deployment, DeploymentEvent, Installed, Meaning, State
@@ -33,6 +33,7 @@ from ota_bridge.core.messages import (
 from ota_bridge.core.notes import note_activity, note_rejected, note_trouble
 from ota_bridge.core.ports import Calendar, Keysets, ManifestVerifier, Queries, StoredReport, TicketIssuer, UnitOfWork
 from ota_bridge.core.queries import NO_CALENDAR, none_compiled
+from ota_bridge.core.records import replace
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.paths import Paths

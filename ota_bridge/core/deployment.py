@@ -11,13 +11,14 @@ The diagram in docs/architecture.md is generated from TRANSITIONS.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from math import floor
 from typing import Final
 
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.messages import BlockActivity
+from ota_bridge.core.records import replace
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
 
 

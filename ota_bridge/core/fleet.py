@@ -5,12 +5,13 @@ that changes is recorded beside the registered one, never over it, and stops off
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
 from ota_bridge.core.errors import BlockRefusal, Conflict
 from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart
+from ota_bridge.core.records import replace
 from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId, Share
 
 HEARD_MAX: Final = 100_000

@@ -8,6 +8,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Final
 
 from ota_bridge.core.errors import InvalidInput
@@ -47,6 +48,7 @@ def vendor_id(domain: str) -> bytes:
     return uuid.uuid5(uuid.NAMESPACE_DNS, checked_domain(domain)).bytes
 
 
+@lru_cache(maxsize=4096)
 def class_id(vendor: bytes, product: str, hw: str) -> bytes:
     """The 16 bytes that name a kind of hardware: UUID5 of `product/hw` in the vendor's name space."""
     return uuid.uuid5(uuid.UUID(bytes=vendor), f"{product}/{hw}").bytes

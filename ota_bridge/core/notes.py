@@ -1,9 +1,8 @@
 """What is noted of a device beside its reports: what it was served, what it was refused, what could not be decoded."""
 
-from dataclasses import replace
-
 from ota_bridge.core.deployment import DeploymentEvent, State
 from ota_bridge.core.messages import BlockActivity, BlockTrouble, Rejected
+from ota_bridge.core.records import replace
 from ota_bridge.core.updates import Updates
 
 

@@ -6,13 +6,14 @@ nothing is done twice, and a step on the same records does the same.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from ota_bridge.core import steering
 from ota_bridge.core.deployment import State
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.messages import Output
+from ota_bridge.core.records import replace
 from ota_bridge.core.rollout.gates import Counts, Gate, next_admission_wall, stage_verdict, tally
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Standing
 from ota_bridge.core.rollout.plan import Action

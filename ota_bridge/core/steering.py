@@ -4,7 +4,6 @@ Each stores the rollout with the cause, lets its open deployments follow, and ha
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from math import ceil
 from typing import Final
 
@@ -12,6 +11,7 @@ from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import Conflict
 from ota_bridge.core.messages import CheckInRequest
+from ota_bridge.core.records import replace
 from ota_bridge.core.rollout.gates import tally
 from ota_bridge.core.rollout.model import PLACES_END, TIER, Rollout, RolloutState, Target
 from ota_bridge.core.rollout.plan import Plan, Stage

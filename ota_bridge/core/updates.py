@@ -6,7 +6,7 @@ exactly one place. Outputs are released after the commit, in order.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ota_bridge.core import keysets, notices
@@ -29,6 +29,7 @@ from ota_bridge.core.messages import (
     RolloutChanged,
 )
 from ota_bridge.core.ports import Keysets, ManifestVerifier, TicketIssuer, UnitOfWork
+from ota_bridge.core.records import replace
 from ota_bridge.core.rollout import needs, planner, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Paths
