@@ -83,14 +83,17 @@ def _step(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
         if plan_.start_wall is not None and wall < plan_.start_wall:
             return False
         steering.begin(updates, rollout)
+        steering.note(updates, rollout, "rollout.begun")
         return True
     if plan_.deadline_s is not None and wall >= standing.started_wall + plan_.deadline_s:
         steering.cancel(updates, rollout, steering.SELF, "its deadline has passed")
+        steering.note(updates, rollout, "rollout.expired", deadline_s=plan_.deadline_s)
         return True
     if rollout.is_planning:
         return _sweep(updates, rollout, go_on)
     if not standing.ends:
         steering.open_stage(updates, rollout)
+        steering.note(updates, rollout, "rollout.members", found=updates.unit.members.count(rollout.id))
         return True
     if updates.unit.members.page(rollout.id, end=standing.end, limit=1):
         admitted = _admit(updates, rollout, go_on)
@@ -202,9 +205,11 @@ def _judge(updates: Updates, rollout: Rollout) -> bool:
     cause = f"{name}: {verdict.sentence}"
     match verdict.gate:
         case Gate.FAILED:
+            steering.note(updates, rollout, "gate.failed", action=verdict.action, cause=cause)
             _act(updates, rollout, verdict.action, cause)
             return True
         case Gate.MET:
+            steering.note(updates, rollout, "gate.met", action=verdict.action, cause=cause)
             _met(updates, rollout, verdict.action)
             return True
         case Gate.SOAKING if standing.met_wall is None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Final
 
+from ota_bridge.core.audit import SYSTEM, audit
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import Conflict
@@ -18,7 +19,7 @@ from ota_bridge.core.rollout.plan import Plan, Stage
 from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import DeploymentId, ReleaseId
 
-SELF: Final = "ota-bridge"
+SELF: Final = SYSTEM
 """Who acts where a gate or the clock does."""
 _AGAIN: Final = frozenset({State.OFFERED, State.DOWNLOADING, State.DOWNLOADED, State.DEFERRED})
 
@@ -36,6 +37,11 @@ def store(updates: Updates, rollout: Rollout) -> Rollout:
     updates.unit.rollouts.put(rollout)
     updates.rollout_changed(rollout.id)
     return rollout
+
+
+def note(updates: Updates, rollout: Rollout, what: str, **detail: object) -> None:
+    """What it did by itself goes into the audit log, as commands do."""
+    audit(updates.unit, updates.now, what, subject=f"rollout {rollout.id}", detail=detail)
 
 
 def begin(updates: Updates, rollout: Rollout) -> Rollout:

@@ -416,5 +416,17 @@ def test_a_stepping_stone_opens_no_stage():
     assert (devices, True) == (begun(devices), len(of(world, rollout).standing.ends) == 2)
 
 
+def test_what_a_rollout_does_by_itself_is_in_the_audit_log():
+    world, devices = fleet(4)
+    rollout = start(world, {"stages": [{"name": "canary", "devices": 1}, {"name": "rest", "failure": {"count": 1}}]})
+    confirm(begun(devices)[0])
+    world.plan()
+    fail(next(device for device in begun(devices) if device.state is State.OFFERED))
+    world.plan()
+    found = world.read(lambda unit: unit.audit.page())
+    told = [(one.action, one.actor) for one in found if one.subject == f"rollout {rollout}" and one.how == "system"]
+    assert [("rollout.members", "ota-bridge"), ("gate.met", "ota-bridge"), ("gate.failed", "ota-bridge")] == told
+
+
 def test_the_places_of_a_query_come_before_all_others():
     assert TIER == 1 << 40
