@@ -262,7 +262,7 @@ class Upload:
 
 
 def _read_request(line: bytes, upload_max_bytes: int) -> _Request:
-    document = read_json(line, max_bytes=LINE_MAX_BYTES + 1, max_items=_ITEMS_MAX)
+    document = read_json(line, max_bytes=LINE_MAX_BYTES + 1, max_items=_ITEMS_MAX, floats=True)
     fields = Fields(document, name="request")
     fields.only("op", "args", "upload_bytes", "stream", "token")
     args = document.get("args", {})

@@ -17,6 +17,8 @@ STAGES_MAX: Final = 64
 NAME_MAX: Final = 40
 SECONDS_MAX: Final = 366 * 86_400.0
 """A year: longer waits are mistakes of a unit."""
+WALL_MAX: Final = 253_402_300_799.0
+"""The last second of the year 9999."""
 APPROVALS_MAX: Final = 16
 ATTEMPTS_MAX: Final = 100
 FACTOR_MAX: Final = 10.0
@@ -253,6 +255,8 @@ class Plan:
         if not 1 <= len(self.stages) <= STAGES_MAX:
             raise InvalidInput(f"stages: {len(self.stages)} of them; 1..{STAGES_MAX} are possible")
         self._check_order()
+        if self.start_wall is not None:
+            _check("start_wall", self.start_wall, 0.0, WALL_MAX)
         if self.deadline_s is not None:
             _check("deadline_s", self.deadline_s, 1.0, SECONDS_MAX)
         _check("approvals", self.approvals, 0, APPROVALS_MAX)

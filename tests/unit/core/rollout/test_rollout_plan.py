@@ -46,6 +46,10 @@ from ota_bridge.core.rollout.plan import (
         (lambda: Plan(stages=(Stage(name="a", devices=1), Stage(name="a"))), "the name 'a' is taken"),
         (lambda: Plan(approvals=99), "approvals: 99"),
         (lambda: Plan(deadline_s=0), "deadline_s: 0"),
+        (lambda: Plan(start_wall=float("inf")), "start_wall: inf"),
+        (lambda: Plan(start_wall=float("nan")), "start_wall: nan"),
+        (lambda: Stage(percent=float("nan")), "percent: nan"),
+        (lambda: FailureGate(share=float("nan")), "share: nan"),
         (
             lambda: Plan(stages=(Stage(failure=FailureGate(count=1, action=Action.ROLL_BACK)),)),
             "must name roll_back_to",
