@@ -350,7 +350,7 @@ class Bridge:
         elif event in {DeploymentEvent.FAIL, DeploymentEvent.REJECT}:
             changes["result_code"] = report.result_code
         try:
-            updates.move(deployment, event, _cause(report), **changes)
+            updates.move(deployment, event, _cause(report, deployment), **changes)
         except IllegalTransition:
             updates.tell(device.id, "ignored", id=deployment.id, said=report.state, state=deployment.state)
             return _stop(deployment.id) if report.state is ReportState.BURNING else _Answer()
@@ -458,8 +458,10 @@ def _acknowledge(updates: Updates, device: Device, key: ReportKey | None, answer
         )
 
 
-def _cause(report: Progress) -> str:
+def _cause(report: Progress, deployment: Deployment) -> str:
     said = f"said {report.state}"
+    if report.state is ReportState.CANCELED and deployment.state is State.CANCELING:
+        said = f"{deployment.cause}; {said}"
     details = [text for text in (report.reason, report.result_msg) if text]
     if report.result_code not in {"", "0"}:
         details.insert(0, report.result_code)

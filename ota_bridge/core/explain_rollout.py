@@ -90,6 +90,8 @@ def _gate_reason(terms: Terms, rollout: Rollout, name: str, wall: float) -> tupl
         if not still_open and rollout.standing.stage + 1 == len(rollout.plan.stages):
             return "ended", f"every device has ended; {name}: {verdict.sentence}"
         return "gate_not_met", f"{name}: the gate is not met, {verdict.sentence}"
+    if not tallies and rollout.standing.stage + 1 == len(rollout.plan.stages):
+        return "no_devices", "there is no device that it means and that needs it"
     return "deciding", f"{name}: {verdict.sentence}"
 
 

@@ -197,7 +197,8 @@ def _judge(updates: Updates, rollout: Rollout) -> bool:
     """Let the last stage's gates decide; True if they did something."""
     standing, stage = rollout.standing, rollout.stage
     assert stage is not None
-    if standing.waits_for_person or standing.is_through:
+    rests = standing.waits_for_person or standing.is_through
+    if rests and stage.failure is None:
         return False
     found = tally(updates.unit.deployments.tallies(rollout.id), standing.stage, standing.sizes[-1])
     verdict = stage_verdict(stage, found, standing.met_wall, updates.now.wall, forgiven=standing.forgiven)
@@ -208,6 +209,8 @@ def _judge(updates: Updates, rollout: Rollout) -> bool:
             steering.note(updates, rollout, "gate.failed", action=verdict.action, cause=cause)
             _act(updates, rollout, verdict.action, cause)
             return True
+        case _ if rests or (not found.size and standing.stage + 1 == len(rollout.plan.stages)):
+            pass
         case Gate.MET:
             steering.note(updates, rollout, "gate.met", action=verdict.action, cause=cause)
             _met(updates, rollout, verdict.action)

@@ -288,7 +288,11 @@ SITUATIONS = [
         "firmware prod/1.1.0 (seq 2) does not go there: the device runs 9.9.9 (seq 9), which is not in the catalog",
     ),
     (timed_out, "waiting", "firmware prod/1.1.0 is assigned and opens with the next check-in."),
-    (canceled, "canceled", "ended CANCELED 0 s ago (said canceled); nothing else is assigned."),
+    (
+        canceled,
+        "canceled",
+        "ended CANCELED 0 s ago (rollout canceled by ann; said canceled); nothing else is assigned.",
+    ),
     (withdrawn_after_success, "withdrawn", "the release is withdrawn."),
     (runs_a_withdrawn_one, "confirmed", "it runs the assigned firmware prod/1.1.0, which was withdrawn since."),
     (same_bytes, "confirmed", "it runs the bytes of the assigned firmware prod/1.2.0 already, as version 1.1.0."),

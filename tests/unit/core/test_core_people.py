@@ -126,5 +126,6 @@ def test_every_operation_names_the_role_that_its_kind_needs(name):
     elif verb in {"approve", "disapprove"} and group == "rollout":
         expected = Role.APPROVER
     else:
-        expected = {"release": Role.AUTHOR, "user": Role.ADMIN, "token": Role.ADMIN}.get(group, Role.OPERATOR)
+        kinds = {"release": Role.AUTHOR, "user": Role.ADMIN, "token": Role.ADMIN, "history": Role.ADMIN}
+        expected = kinds.get(group, Role.OPERATOR)
     assert expected is operation.role
