@@ -71,8 +71,10 @@ def _running_reason(terms: Terms, rollout: Rollout) -> tuple[str, str]:
     return _gate_reason(terms, rollout, name, wall)
 
 
-def _admission_reason(terms: Terms, rollout: Rollout, name: str, waiting: int) -> tuple[str, str]:
-    many = f"{_counted(waiting, 'device')} of {name} {'waits' if waiting == 1 else 'wait'}"
+def _admission_reason(terms: Terms, rollout: Rollout, name: str, waiting: int | None) -> tuple[str, str]:
+    many = f"it is in line in {name} and waits"
+    if waiting is not None:
+        many = f"{_counted(waiting, 'device')} of {name} {'waits' if waiting == 1 else 'wait'}"
     if rollout.plan.pace is not None and rollout.standing.admits_wall > terms.now.wall:
         return "waits_for_pace", f"{many} for the pace; the next is let in at {iso(rollout.standing.admits_wall)}"
     if terms.slots:
@@ -118,7 +120,7 @@ def line_reason(terms: Terms, device: Device) -> tuple[str, str] | None:
             return "planning", f"{what} is still finding its devices"
         number = rollout.standing.stage_at(terms.place(device, rollout))
         if number <= rollout.standing.stage:
-            code, sentence = _admission_reason(terms, rollout, stage_name(rollout, number), 1)
+            code, sentence = _admission_reason(terms, rollout, stage_name(rollout, number), None)
             return code, f"{what}: {sentence}"
         name = stage_name(rollout, number) if number == rollout.standing.stage + 1 else "a later stage"
         _, sentence = _running_reason(terms, rollout)
