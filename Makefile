@@ -58,7 +58,13 @@ unit: venv  ## the tests that start no process
 	@$(BIN)/python -m pytest -q tests/unit tests/contract
 
 faults: venv mosquitto  ## faults by their seeds, in minutes (SEED=n begins at others)
-	@$(BIN)/python -m tests.faults run --size faults --seed $(SEED)
+	@$(MAKE) --no-print-directory --jobs 2 faults-that-wait faults-that-compute
+
+faults-that-wait:
+	@$(BIN)/python -m tests.faults run link process --size faults --seed $(SEED)
+
+faults-that-compute:
+	@nice -n 19 $(BIN)/python -m tests.faults run power-download power-records power-switch power-five input --size faults --seed $(SEED)
 
 faults-full: venv mosquitto  ## the same for a night; after an interruption it goes on where it was
 	@$(BIN)/python -m tests.faults run --size full --seed $(SEED)
