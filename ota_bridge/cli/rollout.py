@@ -290,6 +290,16 @@ def _print_list(session: Session, answer: Answer) -> None:
 def _status_view(rollout: Mapping[str, Any]) -> RenderableType:
     head = f"rollout {rollout['id']}  {rollout['release']}  {rollout['state']}  to {rollout['target']}"
     lines: list[RenderableType] = [plain(head), plain(_counts(rollout) + f", {size(rollout.get('bytes_sent'))} sent")]
+    if rollout["cause"]:
+        lines.append(plain(f"{rollout['state']} by {rollout['changed_by']}: {rollout['cause']}"))
+    if rollout.get("waiting"):
+        lines.append(plain(f"{rollout['waiting']} devices wait to be let in"))
+    if len(rollout["stages"]) > 1:
+        shown = [
+            [cell(one[name]) for name in ("stage", "state", "size", "confirmed", "failed", "open")]
+            for one in rollout["stages"]
+        ]
+        lines += [plain(""), table(("stage", "is", "devices", "confirmed", "failed", "open"), shown)]
     rows = [
         [
             cell(value)

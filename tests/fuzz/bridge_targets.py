@@ -480,7 +480,7 @@ def broker_url(data: bytes) -> None:
     assert 1 <= address.port <= 65_535
     assert (address.username or None, address.password or None) == (found.username or None, found.password or None)
     secret = address.password or ""
-    assert len(secret) < 6 or secret in f"{address.username}{address.host}" or secret not in str(address)
+    assert len(secret) < 6 or secret in f"{address.username}@{address.host}:" or secret not in str(address)
 
 
 # --- the operators' side -------------------------------------------------------------------------------------
