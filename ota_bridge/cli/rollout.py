@@ -1,5 +1,6 @@
 """`rollout …`: bring a release to devices, and see how far it has come."""
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ commands = typer.Typer(no_args_is_help=True, help="Rollouts: a release on its wa
 WATCH_EVERY_S: Final = 1.0
 _ALL: Final = "all"
 
+_QUERY: Final = re.compile(r"[^A-Za-z0-9._:/,-]")
+"""No name of a device has such a character."""
 _SHOWN: Final = 5
 """Devices that a line names."""
 
 _ToOption = Annotated[
-    list[str] | None, typer.Option("--to", metavar="all|DEVICE", help="Everyone, or a device; may be repeated.")
+    list[str] | None, typer.Option("--to", metavar="all|DEVICE|QUERY", help="Everyone, devices, or those of a query.")
 ]
 _PercentOption = Annotated[int | None, typer.Option(min=0, max=100, help="A share of the product's devices.")]
 _WhereOption = Annotated[str | None, typer.Option(metavar="QUERY", help="The devices for which a query holds.")]
@@ -122,6 +125,8 @@ def _some(names: Sequence[str], count: int) -> str:
 
 
 def _target(to: Sequence[str], devices: Sequence[str], percent: int | None, where: str | None) -> dict[str, Any]:
+    if where is None and len(to) == 1 and not devices and _QUERY.search(to[0]):
+        to, where = (), to[0]
     named = [name for text in (*to, *devices) for name in text.split(",") if name]
     if where is not None:
         if [name for name in named if name != _ALL]:
@@ -132,7 +137,7 @@ def _target(to: Sequence[str], devices: Sequence[str], percent: int | None, wher
             raise typer.BadParameter("name devices or --percent, not both")
         return {"percent": percent}
     if not named:
-        raise typer.BadParameter("say who is meant: --to all, --to DEVICE..., or --percent N")
+        raise typer.BadParameter("say who is meant: --to all, --to DEVICE..., --to QUERY, or --percent N")
     if _ALL not in named:
         return {"devices": named}
     if len(named) > 1:
@@ -205,10 +210,12 @@ def next_stage(context: typer.Context, rollout: _RolloutArgument, as_json: JsonO
 def rollback(
     context: typer.Context,
     rollout: _RolloutArgument,
-    to: Annotated[str, typer.Option("--to", metavar="RELEASE", help="What ran before, signed with a higher seq.")],
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="RELEASE", help="Instead of what has the images that ran before.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """End a rollout and take its devices to another release; says what the author must sign where none will do."""
+    """End a rollout and take its devices back; where no release will do it says what the author must sign."""
     _change(context, as_json, "rollout.rollback", {"rollout": rollout, "to": to})
 
 

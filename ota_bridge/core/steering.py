@@ -168,7 +168,11 @@ def roll_back(updates: Updates, rollout: Rollout, actor: str, cause: str, target
         cancel(updates, rollout, actor, cause)
     release = updates.unit.releases.get(rollout.release)
     assert release is not None, "a rollout's release is never deleted"
-    parts = [f'("{name}" in versions && versions["{name}"] == "{release.version}")' for name in sorted(target.parts)]
+    parts = [
+        f'("{name}" in versions && versions["{name}"] == "{part.version}")'
+        for name, part in sorted(release.parts.items())
+        if name in target.parts
+    ]
     back = Rollout(
         id=updates.unit.new_rollout_id(),
         release=target.id,
@@ -185,17 +189,45 @@ def roll_back(updates: Updates, rollout: Rollout, actor: str, cause: str, target
     return begin(updates, back)
 
 
-def what_to_sign(updates: Updates, rollout: Rollout, back_to: Release) -> str:
-    """What the author has to sign so that devices which run a rollout's release take an older image again."""
+def successor_of_former(updates: Updates, rollout: Rollout) -> Release:
+    """The release that has the images which a rollout's devices ran before, with a higher seq.
+
+    Raises Conflict that says what the author has to sign where there is none yet.
+    """
     release = updates.unit.releases.get(rollout.release)
     assert release is not None, "a rollout's release is never deleted"
+    former = _former(updates, rollout)
+    if former is None:
+        raise Conflict(
+            f"rollout {rollout.id}: what its devices ran before is not in the catalog; name a release (--to)"
+        )
+    wanted = {name: part.manifest for name, part in former.parts.items() if name in release.parts}
+    for other in reversed(updates.unit.releases.all(product=rollout.product)):
+        parts = {name: other.parts[name].manifest for name in wanted if name in other.parts}
+        same = parts.keys() == wanted.keys() and all(parts[name].sha256 == wanted[name].sha256 for name in wanted)
+        if same and not hindrance_to_roll_back(updates, release, other.id):
+            return other
     needs = [
-        f"{name}: the image of {back_to.id} (sha256 {part.manifest.sha256.hex()}) "
+        f"{name}: the image of {former.id} (sha256 {manifest.sha256.hex()}) "
         f"with seq {release.parts[name].manifest.seq + 1} or higher"
-        for name, part in sorted(back_to.parts.items())
-        if name in release.parts
+        for name, manifest in sorted(wanted.items())
     ]
-    return f"sign again, as another version, {'; '.join(needs)}" if needs else "they have no component in common"
+    raise Conflict(
+        f"rollout {rollout.id} cannot be rolled back yet: its devices ran {former.id}, and refuse a lower seq; "
+        f"the author has to sign again, as another version, {'; '.join(needs)}"
+    )
+
+
+def _former(updates: Updates, rollout: Rollout) -> Release | None:
+    """What most devices of a rollout ran before."""
+    counts: dict[str, int] = {}
+    for deployment in deployments_of(updates, rollout):
+        counts[deployment.old_version] = counts.get(deployment.old_version, 0) + 1
+    for version in sorted(counts, key=lambda one: -counts[one]):
+        for release in updates.unit.releases.all(product=rollout.product):
+            if any(part.version == version for part in release.parts.values()):
+                return release
+    return None
 
 
 def hindrance_to_roll_back(updates: Updates, release: Release, back_to: ReleaseId) -> str:

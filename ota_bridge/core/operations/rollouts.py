@@ -206,10 +206,11 @@ def rollout_cancel(context: Context, rollout: str, let_finish: bool = False) -> 
 
 
 @operation("rollout.rollback", writes=True, role=Role.OPERATOR)
-def rollout_rollback(context: Context, rollout: str, to: str) -> Json:
-    """End a rollout and take its devices to another release: what ran before, signed again with a higher seq."""
+def rollout_rollback(context: Context, rollout: str, to: str | None = None) -> Json:
+    """End a rollout and take its devices to what ran before, signed again with a higher seq; says what to sign."""
     found = rollout_named(context, rollout)
-    release, target = release_named(context, found.release), release_named(context, to)
+    release = release_named(context, found.release)
+    target = release_named(context, to) if to is not None else steering.successor_of_former(context.updates, found)
     hindrance = steering.hindrance_to_roll_back(context.updates, release, ReleaseId(target.id))
     if hindrance:
         raise Conflict(f"rollout {found.id} cannot be rolled back: {hindrance}")

@@ -1,7 +1,7 @@
 """Whole rollouts in stages: members are found, let in, judged; what operators, gates and the clock do to them."""
 
 import pytest
-from core_world import START_S, World
+from core_world import START_S, World, image_of
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
@@ -313,15 +313,47 @@ def test_who_sleeps_does_not_hold_a_slot_for_ever():
     assert 6 == sum(device.state is State.OFFERED for device in begun(devices))
 
 
-def test_a_rollout_is_rolled_back_to_a_release_that_was_signed_again():
+def test_a_rollout_is_rolled_back_to_what_ran_before_once_that_was_signed_again():
     world, devices = fleet(3)
+    world.release("1.0.0", seq=1)  # what the devices run, as the catalog has it
     rollout = start(world)
-    confirm(devices[0])
-    world.release("1.0.1", seq=1)
-    with pytest.raises(Conflict, match="with seq 3 or higher"):
-        world.do("rollout.rollback", rollout=rollout, to="1.0.1")
+    for device in devices[:2]:
+        confirm(device)
+    with pytest.raises(Conflict) as refused:
+        world.do("rollout.rollback", rollout=rollout)
+    assert "its devices ran prod/1.0.0" in str(refused.value)
+    assert "with seq 3 or higher" in str(refused.value)
     with pytest.raises(InvalidInput, match="with seq 3 or higher"):
-        world.do("rollout.check", release="1.1.0", plan={"roll_back_to": "prod/1.0.1"})
+        world.do("rollout.check", release="1.1.0", plan={"roll_back_to": "prod/1.0.0"})
+    world.release("1.0.0-again", seq=3, image=image_of("1.0.0"))
+    back = world.do("rollout.rollback", rollout=rollout)
+    assert ("prod/1.0.0-again", True) == (back["release"], back["urgent"])
+    assert RolloutState.CANCELED is of(world, rollout).state
+    for device in devices[:2]:
+        assert "prod/1.0.0-again" == device.record.assigned["firmware"].release
+    assert "firmware" not in devices[2].record.assigned
+
+
+def test_a_gate_can_roll_back():
+    world, devices = fleet(4)
+    world.release("1.0.1", seq=3)
+    plan = {
+        "stages": [{"devices": 3, "failure": {"count": 1, "action": "roll_back"}}, {}],
+        "roll_back_to": "prod/1.0.1",
+    }
+    rollout = start(world, plan)
+    one, two, three = begun(devices)
+    confirm(one)
+    fail(two)
+    world.plan()
+    world.plan()
+    back = world.do("rollout.list")[-1]
+    assert ("prod/1.0.1", f"rolls back {rollout} (prod/1.1.0): stage 1: 1 failed, 1 are too many") == (
+        back["release"],
+        back["cause"],
+    )
+    assert "prod/1.0.1" == one.record.assigned["firmware"].release
+    assert three.state in {State.CANCELING, State.CANCELED}
 
 
 @pytest.mark.parametrize(
