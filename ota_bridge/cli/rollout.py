@@ -126,7 +126,7 @@ def _some(names: Sequence[str], count: int) -> str:
 
 def _target(to: Sequence[str], devices: Sequence[str], percent: int | None, where: str | None) -> dict[str, Any]:
     if where is None and len(to) == 1 and not devices and _QUERY.search(to[0]):
-        to, where = (), to[0]
+        to, where = [], to[0]
     named = [name for text in (*to, *devices) for name in text.split(",") if name]
     if where is not None:
         if [name for name in named if name != _ALL]:
