@@ -79,8 +79,8 @@ class Listener(Protocol):
 class BlockPlane(Protocol):
     """What it is told, wherever it runs."""
 
-    def apply(self, change: GrantsChanged) -> None:
-        """Replace what a device may fetch."""
+    def apply(self, *changes: GrantsChanged) -> None:
+        """Replace what devices may fetch."""
         ...
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
@@ -126,9 +126,11 @@ class LocalPlane:
         """Everything so far."""
         return PlaneCounters(served=self.server.counters, link=self._link, usage=self.server.usage(self._mono()))
 
-    def apply(self, change: GrantsChanged) -> None:
-        """Replace what a device may fetch."""
-        self.server.apply(change, wall=self._wall(), mono=self._mono())
+    def apply(self, *changes: GrantsChanged) -> None:
+        """Replace what devices may fetch."""
+        wall, mono = self._wall(), self._mono()
+        for change in changes:
+            self.server.apply(change, wall=wall, mono=mono)
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
         """Answer a whole rollout with `state` from now on; None: as each grant says."""

@@ -34,6 +34,8 @@ RESTART_S: Final = 1.0
 CHECK_S: Final = 5.0
 MISSED_MAX: Final = 3
 """Checks in a row in which it said nothing, though it should every second: then it is ended."""
+TOGETHER_MAX: Final = 64
+"""How many devices' grants make one message: the other side answers nobody while it reads one."""
 QUEUED_MAX_BYTES: Final = 1 << 27
 """What it does not take in may grow this large: then it is ended."""
 
@@ -61,9 +63,10 @@ class ProcessPlane:
         """Its process, while there is one."""
         return self._process.pid if self._process is not None else None
 
-    def apply(self, change: GrantsChanged) -> None:
-        """Replace what a device may fetch."""
-        self._say("apply", change)
+    def apply(self, *changes: GrantsChanged) -> None:
+        """Replace what devices may fetch. In one message, what they have in common is written once."""
+        for first in range(0, len(changes), TOGETHER_MAX):
+            self._say("apply", changes[first : first + TOGETHER_MAX])
 
     def hold(self, rollout: RolloutId, state: GrantState | None) -> None:
         """Answer a whole rollout with `state` from now on; None: as each grant says."""

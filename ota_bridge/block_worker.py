@@ -24,7 +24,10 @@ _KNOWN_MAX: Final = 10_000
 
 
 class _Shared:
-    """What many grants have in common, kept once: each message brings a copy of its own."""
+    """What many grants have in common, kept once: each message brings a copy of its own.
+
+    A manifest goes by the digest of its envelope, which is what it was read from.
+    """
 
     def __init__(self) -> None:
         self._known: dict[Any, Any] = {}
@@ -45,7 +48,7 @@ class _Shared:
             deployment=grant.deployment,
             rollout=grant.rollout,
             state=grant.state,
-            manifest=share(grant.manifest, grant.manifest),
+            manifest=share(grant.manifest.digest, grant.manifest),  # the whole of it takes longer to compare
             inline=tuple(share(one, one) if one[0] == grant.manifest.digest else one for one in grant.inline),
             fetched_wall=grant.fetched_wall,
             is_whole=grant.is_whole,
@@ -99,9 +102,9 @@ class Worker:
         match message:
             case ("settings", settings):
                 self._settings.set_result(settings)
-            case ("apply", change):
+            case ("apply", changes):
                 assert self._plane is not None
-                self._plane.apply(self._shared.of(change))
+                self._plane.apply(*map(self._shared.of, changes))
             case ("limits", limits):
                 assert self._plane is not None
                 self._plane.set_limits(limits)

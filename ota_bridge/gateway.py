@@ -145,7 +145,7 @@ class Gateway:
     def __post_init__(self) -> None:
         self._clock = ClockWatch(store=self.store, move=self.bridge.clock_stepped, followed=self._clock_followed)
         self.door, self._head = Door(self.store, self.now), AuditHead(self.store)
-        self._outlet = Outlet(self._let_out, mono=self.mono, soon=self.soon)
+        self._outlet = Outlet(self._let_out, table=self._change_table, mono=self.mono, soon=self.soon)
 
     def _clock_followed(self) -> None:
         self.counters.clock_steps += 1
@@ -232,9 +232,7 @@ class Gateway:
     def _let_out(self, output: Output) -> None:
         match output:
             case GrantsChanged():
-                if self._granted is not None:
-                    self._granted.add(output.device)
-                self.blocks.apply(output)
+                self._change_table([output])
             case LimitsChanged():
                 self._has_newer_limits = True
                 self.blocks.set_limits(output.limits)
@@ -249,6 +247,11 @@ class Gateway:
                 self._rollouts[output.rollout] = None
             case _ as unreachable:
                 assert_never(unreachable)
+
+    def _change_table(self, changes: Sequence[GrantsChanged]) -> None:
+        if self._granted is not None:
+            self._granted.update(change.device for change in changes)
+        self.blocks.apply(*changes)
 
     def _publish(self, message: MqttMessage) -> None:
         if self.link is None or not self.link.publish(message):
@@ -354,9 +357,7 @@ class Gateway:
                 self.blocks.set_limits(limits)
             while True:
                 changes, after = await asyncio.to_thread(self._grants_page, now, after)
-                for change in changes:
-                    if change.device not in newer:
-                        self.blocks.apply(change)
+                self.blocks.apply(*(change for change in changes if change.device not in newer))
                 if after is None:
                     break
         finally:

@@ -2,16 +2,22 @@
 
 One commit can release the outputs of hundreds of works. The event loop also carries the block plane, so it works for
 at most `SLICE_S` here and then takes its other turns first; what is left waits in one queue, in order.
+
+What changes the block plane's table overtakes everything else: it is committed, and a notice must never come before it.
+So what one commit changed goes out together, of each device the last, and costs the way to another process once.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from ota_bridge.core.messages import Output
+from ota_bridge.core.messages import GrantsChanged, Output
+from ota_bridge.core.values import DeviceId
 
 SLICE_S: Final = 0.001
+TABLE_MAX: Final = 32
+"""How many devices' grants go out at once: applied here, they take less than a slice."""
 
 _log = logging.getLogger(__name__)
 
@@ -23,10 +29,13 @@ class Outlet:
         self,
         let_out: Callable[[Output], None],
         *,
+        table: Callable[[Sequence[GrantsChanged]], None],
         mono: Callable[[], float],
         soon: Callable[[Callable[[], None]], object],
     ) -> None:
         self._let_out = let_out
+        self._table = table
+        self._changes: dict[DeviceId, GrantsChanged] = {}
         self._mono = mono
         self._soon = soon
         self._queue: deque[Output | Callable[[], None]] = deque()
@@ -34,7 +43,11 @@ class Outlet:
 
     def put(self, outputs: Iterable[Output], then: Callable[[], None]) -> None:
         """Let out `outputs`, then call `then`, after everything that was put before."""
-        self._queue.extend(outputs)
+        for one in outputs:
+            if isinstance(one, GrantsChanged):
+                self._changes[one.device] = one
+            else:
+                self._queue.append(one)
         self._queue.append(then)
         if not self._is_scheduled:
             self._is_scheduled = True
@@ -43,6 +56,11 @@ class Outlet:
     def _run(self) -> None:
         end = self._mono() + SLICE_S
         queue = self._queue
+        while self._changes:
+            self._change_table()
+            if self._mono() >= end:
+                self._soon(self._run)
+                return
         while queue:
             one = queue.popleft()
             try:
@@ -56,3 +74,19 @@ class Outlet:
                 self._soon(self._run)
                 return
         self._is_scheduled = False
+
+    def _change_table(self) -> None:
+        names = [name for name, _ in zip(self._changes, range(TABLE_MAX), strict=False)]
+        changes = [self._changes.pop(name) for name in names]
+        try:
+            self._table(changes)
+        except Exception:  # noqa: BLE001 - one faulty change must not keep the others waiting
+            for change in changes if len(changes) > 1 else ():
+                self._changes_alone(change)
+            _log.exception("a committed change of the block plane's table could not be let out")
+
+    def _changes_alone(self, change: GrantsChanged) -> None:
+        try:
+            self._table([change])
+        except Exception:  # noqa: BLE001 - as above
+            _log.exception("%s: its grants could not be let out", change.device)

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from math import floor
-from typing import Final
+from typing import Any, Final
 
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.messages import BlockActivity
@@ -237,13 +237,13 @@ class Deployment:
         """True once the device has asked for blocks."""
         return self.last_block_wall is not None
 
-    def moved(self, event: DeploymentEvent, cause: str, wall: float) -> "Deployment":
-        """This deployment after `event`; raises IllegalTransition where the table has no row."""
+    def moved(self, event: DeploymentEvent, cause: str, wall: float, **changes: Any) -> "Deployment":
+        """This deployment after `event`, with other changes; raises IllegalTransition where the table has no row."""
         target = TRANSITIONS[self.state].get(event)
         if target is None:
             raise IllegalTransition(f"deployment {self.id} is {self.state}: {event!s} is not possible")
         changed = self.changed_wall if target is self.state else wall
-        return replace(self, state=target, cause=cause, changed_wall=changed, stalled=False)
+        return replace(self, state=target, cause=cause, changed_wall=changed, stalled=False, **changes)
 
     def shifted(self, by_s: float) -> "Deployment":
         """This deployment on a wall clock that was set by so much; when it was created stays as it was told."""

@@ -85,8 +85,7 @@ class Updates:
 
     def move(self, deployment: Deployment, event: DeploymentEvent, cause: str, **changes: Any) -> Deployment:
         """Apply `event`; raises IllegalTransition. Records it, tells it, and revises what the device may fetch."""
-        moved = replace(deployment.moved(event, cause, self.now.wall), slot_rank=0, **changes)
-        moved = self.schedule(moved)
+        moved = self.schedule(deployment.moved(event, cause, self.now.wall, slot_rank=0, **changes))
         self.unit.deployments.record(
             Transition(
                 deployment=moved.id,
@@ -121,9 +120,11 @@ class Updates:
     def schedule(self, deployment: Deployment) -> Deployment:
         """Set when `tick` must look at it again, and store it."""
         due = self._next_due(deployment)
-        scheduled = replace(deployment, due_wall=due[0] if due else None)
-        self.unit.deployments.put(scheduled)
-        return scheduled
+        due_wall = due[0] if due else None
+        if due_wall != deployment.due_wall:
+            deployment = replace(deployment, due_wall=due_wall)
+        self.unit.deployments.put(deployment)
+        return deployment
 
     def _next_due(self, deployment: Deployment) -> tuple[float, Due] | None:
         rollout = self._rollout(deployment)

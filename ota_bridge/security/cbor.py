@@ -7,6 +7,7 @@ Cbor: TypeAlias = "int | bytes | str | Sequence[Cbor] | Mapping[int, Cbor] | Non
 
 _UINT, _BYTES, _TEXT, _ARRAY, _MAP = 0, 2, 3, 4, 5
 _NULL = b"\xf6"
+_SMALL = [[bytes((major << 5 | argument,)) for argument in range(24)] for major in range(8)]
 
 
 def write(value: Cbor) -> bytes:
@@ -31,6 +32,6 @@ def _head(major: int, argument: int) -> bytes:
     if isinstance(argument, bool) or not 0 <= argument < 1 << 64:
         raise ValueError(f"{argument!r} is not an unsigned integer of 64 bits")
     if argument < 24:  # noqa: PLR2004 - RFC 8949 §3: the argument itself
-        return bytes([major << 5 | argument])
-    exponent = next(e for e in range(4) if argument < 1 << (8 << e))
-    return bytes([major << 5 | 24 + exponent]) + argument.to_bytes(1 << exponent, "big")
+        return _SMALL[major][argument]
+    exponent = ((argument.bit_length() - 1) // 8).bit_length()
+    return bytes((major << 5 | 24 + exponent,)) + argument.to_bytes(1 << exponent, "big")

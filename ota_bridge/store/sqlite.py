@@ -169,6 +169,7 @@ class SqliteStore:
         self._db.execute("SAVEPOINT work")
         try:
             value = work(self._unit)
+            self._unit.flush()
         except Exception as error:
             if not self._db.conn.in_transaction:  # some errors, such as a full disk, end the whole transaction
                 raise _GroupLost(str(error)) from error

@@ -88,7 +88,7 @@ class ReleaseTable:
 
 
 class DeviceTable:
-    """`Devices`. The last one is kept: a report asks for its device several times."""
+    """`Devices`. The last one is kept, and written once: a report asks for its device, and puts it, several times."""
 
     _PUT: Final = upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
     _SELECT: Final = select("devices", rows.DEVICE_COLUMNS)
@@ -101,11 +101,13 @@ class DeviceTable:
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
         self._last: Device | None = None
+        self._is_written = True
 
     def get(self, device: DeviceId) -> Device | None:
         last = self._last
         if last is not None and last.id == device:
             return last
+        self.flush()
         row = self._execute(self._GET, (device.product, device.name)).fetchone()
         if row is not None:
             self._last = rows.device_from(row)
@@ -114,14 +116,27 @@ class DeviceTable:
 
     def forget(self) -> None:
         """Read again: what was kept may have been rolled back."""
-        self._last = None
+        self._last, self._is_written = None, True
 
     def put(self, device: Device) -> None:
+        if self._last is not None and self._last.id == device.id:  # it is there, so others may refer to it
+            self._last, self._is_written = device, False
+            return
+        self.flush()
         self.forget()
         self._execute(self._PUT, rows.device_row(device))
         self._last = device
 
+    def flush(self) -> None:
+        """Write what was put and not written yet."""
+        if not self._is_written and self._last is not None:
+            last = self._last
+            self.forget()
+            self._execute(self._PUT, rows.device_row(last))
+            self._last = last
+
     def named(self, name: str) -> Sequence[Device]:
+        self.flush()
         return [rows.device_from(row) for row in self._execute(self._NAMED, (name,))]
 
     def page(
@@ -143,6 +158,7 @@ class DeviceTable:
         self, product: str | None, state: DeviceState | None, tag: str | None, after: DeviceId | None, limit: int
     ) -> Sequence[Device]:
         """Without `product`: of the products behind that of `after`."""
+        self.flush()
         conditions: list[str] = []
         values: list[Any] = []
         if product is not None:
@@ -164,6 +180,7 @@ class DeviceTable:
         return [rows.device_from(row) for row in self._execute(sql, (*values, limit))]
 
     def count(self, *, product: str | None = None) -> int:
+        self.flush()
         if product is None:
             found = self._execute("SELECT count(*) FROM devices").fetchone()
         else:
@@ -171,6 +188,7 @@ class DeviceTable:
         return int(found[0])
 
     def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
+        self.flush()
         found: list[Mapping[str, InstalledPart]] = []
         for row in self._execute(self._INSTALLED, (product,)):
             parts = rows.parts_from(row[0])
@@ -180,7 +198,10 @@ class DeviceTable:
 
 
 class DeploymentTable:
-    """`Deployments`: attempts in one table, their transitions in another, those that were compacted in `finished`."""
+    """`Deployments`: attempts in one table, their transitions in another, those that were compacted in `finished`.
+
+    The open ones of the last device are kept: a report asks for them several times.
+    """
 
     _PUT: Final = upsert("deployments", rows.DEPLOYMENT_COLUMNS, ("id",))
     _SELECT: Final = select("deployments", rows.DEPLOYMENT_COLUMNS)
@@ -204,8 +225,18 @@ class DeploymentTable:
     def __init__(self, db: Database) -> None:
         self._execute = db.execute
         self._finished = FinishedRows(db)
+        self._kept_of: DeviceId | None = None
+        self._kept: dict[DeploymentId, Deployment] = {}
+
+    def forget(self) -> None:
+        """Read again: what was kept may have been rolled back, or changed in another way."""
+        self._kept_of = None
+        self._kept.clear()
 
     def get(self, deployment: DeploymentId) -> Deployment | None:
+        kept = self._kept.get(deployment)
+        if kept is not None:
+            return kept
         row = self._execute(self._GET, (deployment,)).fetchone()
         return self._finished.get(deployment) if row is None else rows.deployment_from(row)
 
@@ -213,10 +244,17 @@ class DeploymentTable:
         if not deployment.is_open and self._finished.has(deployment.id):
             self._finished.change(deployment)
             return
+        self._kept.pop(deployment.id, None)  # until it is written
         self._execute(self._PUT, rows.deployment_row(deployment))
+        if deployment.is_open and deployment.device == self._kept_of:
+            self._kept[deployment.id] = deployment
 
     def open_of(self, device: DeviceId) -> Sequence[Deployment]:
-        return self._list(self._OPEN_OF, (device.product, device.name))
+        if device != self._kept_of:
+            self.forget()
+            self._kept = {one.id: one for one in self._list(self._OPEN_OF, (device.product, device.name))}
+            self._kept_of = device
+        return sorted(self._kept.values(), key=lambda one: one.id)
 
     def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
         found = self._list(self._RECENT, (device.product, device.name, limit))
@@ -290,6 +328,7 @@ class DeploymentTable:
         return done
 
     def shift_due(self, by_s: float) -> None:
+        self.forget()
         self._execute(
             "UPDATE deployments SET due_wall = due_wall + ?1, retry_wall = retry_wall + ?1 "
             "WHERE due_wall IS NOT NULL OR retry_wall IS NOT NULL",
@@ -461,20 +500,26 @@ class Tables:
     approvals: Approvals
     audit: AuditLog
     _forget: tuple[Callable[[], None], ...]
+    _flush: Callable[[], None]
 
     @classmethod
     def over(cls, db: Database) -> "Tables":
         """The ports on this connection."""
         releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
-        forget = (releases.forget, devices.forget, rollouts.forget)
         deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
+        forget = (releases.forget, devices.forget, rollouts.forget, deployments.forget)
         people = (UserTable(db), TokenTable(db), ApprovalTable(db), AuditTable(db))
-        return cls(releases, devices, deployments, rollouts, MemberTable(db), reports, limits, *people, forget)
+        members = MemberTable(db)
+        return cls(releases, devices, deployments, rollouts, members, reports, limits, *people, forget, devices.flush)
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""
         for forget in self._forget:
             forget()
+
+    def flush(self) -> None:
+        """To be called at the end of a unit of work: everything that was put is written then."""
+        self._flush()
 
     def new_deployment_id(self) -> DeploymentId:
         return DeploymentId(unused_id("", 6, lambda text: self.deployments.get(DeploymentId(text)) is not None))

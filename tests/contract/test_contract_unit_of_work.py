@@ -1,5 +1,6 @@
 import queue
 import threading
+from dataclasses import replace
 
 import pytest
 from contract.store_samples import PATIENCE_S, commit, deployment, device, fill, release, report, rollout, transition
@@ -176,3 +177,78 @@ def test_a_closed_store_takes_nothing_and_closes_again(store):
         store.submit(lambda unit: None, lambda outcome: None)
     with pytest.raises(StoreError, match="closed"):
         store.read(lambda unit: None)
+
+
+def test_what_a_work_put_is_found_by_every_question_of_the_same_work(store):
+    commit(store, fill)
+    first, second = device("dev1", label="one"), device("dev2", label="two")
+
+    def work(unit):
+        for number, one in enumerate((first, second, first, second)):
+            unit.devices.get(one.id)
+            unit.devices.put(replace(one, label=f"{one.label}{number}", parts={}))
+        return [
+            unit.devices.named("two3"),
+            unit.devices.page(product="prod", limit=1),
+            unit.devices.get(first.id),
+            unit.devices.count(),
+            unit.devices.installed(product="prod"),
+        ]
+
+    last = replace(second, label="two3")
+    named, page, got, count, installed = commit(store, work)
+    assert ([last], ["one2"], "one2", 2, [{}]) == (named, [one.label for one in page], got.label, count, installed)
+    assert last == store.read(lambda unit: unit.devices.get(second.id))
+
+
+def test_a_device_that_was_put_twice_is_as_it_was_where_the_work_failed(store):
+    commit(store, fill)
+    before = store.read(lambda unit: unit.devices.get(device("dev1").id))
+
+    def work(unit):
+        unit.devices.get(before.id)
+        unit.devices.put(replace(before, label="a"))
+        unit.devices.put(replace(before, label="b"))
+        raise Conflict("on purpose")
+
+    with pytest.raises(Conflict):
+        commit(store, work)
+    assert before == commit(store, lambda unit: unit.devices.get(before.id))
+    assert before == store.read(lambda unit: unit.devices.get(before.id))
+
+
+def test_open_deployments_are_as_they_were_put_whatever_was_asked_before(store):
+    commit(store, fill)
+    one, other = deployment(), deployment("000000000002", device=device("dev2").id)
+
+    def work(unit):
+        found = []
+        for record in (
+            one,
+            other,
+            replace(one, cause="x"),
+            replace(one, state=State.FAILED),
+            replace(one, latest=False),
+        ):
+            unit.deployments.put(record)
+            found.append([unit.deployments.open_of(record.device), unit.deployments.get(record.id)])
+        found.append(unit.deployments.open_of(other.device))
+        return found
+
+    changed, failed, again = replace(one, cause="x"), replace(one, state=State.FAILED), replace(one, latest=False)
+    expected = [[[one], one], [[other], other], [[changed], changed], [[], failed], [[again], again], [other]]
+    assert expected == commit(store, work)
+
+    def fails(unit):
+        unit.deployments.open_of(one.device)
+        unit.deployments.put(replace(one, cause="y"))
+        raise Conflict("on purpose")
+
+    with pytest.raises(Conflict):
+        commit(store, fails)
+    assert [again] == commit(store, lambda unit: unit.deployments.open_of(one.device))
+    commit(store, lambda unit: unit.deployments.shift_due(5.0))
+    due = replace(again, due_wall=7.0)
+    commit(store, lambda unit: (unit.deployments.open_of(one.device), unit.deployments.put(due)))
+    commit(store, lambda unit: unit.deployments.shift_due(5.0))
+    assert [12.0] == [found.due_wall for found in commit(store, lambda unit: unit.deployments.open_of(one.device))]

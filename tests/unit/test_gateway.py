@@ -153,9 +153,9 @@ def quiet(log):
 # --- the order of things -----------------------------------------------------------------------------------------
 
 
-def test_acknowledgement_then_grants_then_offer_then_the_brokers_acknowledgement(harness):
+def test_grants_then_acknowledgement_then_offer_then_the_brokers_acknowledgement(harness):
     harness.release()
-    assert ["report_ack", "grants", "update_firmware", "puback 1"] == harness.report()
+    assert ["grants", "report_ack", "update_firmware", "puback 1"] == harness.report()
 
 
 def test_nothing_is_let_out_before_the_commit_is_told():
