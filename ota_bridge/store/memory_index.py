@@ -137,7 +137,7 @@ class DeploymentIndex:
         return nsmallest(limit, self.waiting, key=self.waiting.__getitem__)
 
     def busy(self, offered_since_wall: float) -> int:
-        """How many download, or were offered since."""
+        """How many download and are not stalled, or were offered since."""
         offered = len(self._offered)
         if offered:
             offered -= self._offered.place((offered_since_wall, DeploymentId(_LAST)))
@@ -152,7 +152,7 @@ class DeploymentIndex:
                 del tallies[key]
             if after is None or not after.latest or after.rollout != before.rollout:
                 self.latest[before.rollout].remove(before.id)
-        if before.state is State.DOWNLOADING:
+        if _downloads(before):
             self._downloading -= 1
         elif before.state is State.OFFERED:
             self._offered.remove((_offered_wall(before), before.id))
@@ -169,7 +169,7 @@ class DeploymentIndex:
             key = (after.stage, after.state, after.earlier_end)
             tallies[key] = tallies.get(key, 0) + 1
             self.latest.setdefault(after.rollout, Line()).add(after.id)
-        if after.state is State.DOWNLOADING:
+        if _downloads(after):
             self._downloading += 1
         elif after.state is State.OFFERED:
             self._offered.add((_offered_wall(after), after.id))
@@ -200,3 +200,7 @@ class DeploymentIndex:
 
 def _offered_wall(deployment: Deployment) -> float:
     return -inf if deployment.offered_wall is None else deployment.offered_wall
+
+
+def _downloads(deployment: Deployment) -> bool:
+    return deployment.state is State.DOWNLOADING and not deployment.stalled

@@ -306,7 +306,8 @@ class DeploymentTable:
         return int(self._execute(sql, (limit,)).fetchone()[0])
 
     def busy(self, offered_since_wall: float) -> int:
-        downloading = self._execute("SELECT count(*) FROM deployments WHERE state = 'DOWNLOADING'").fetchone()[0]
+        sql = "SELECT count(*) FROM deployments WHERE state = 'DOWNLOADING' AND stalled = 0"
+        downloading = self._execute(sql).fetchone()[0]
         sql = "SELECT count(*) FROM deployments WHERE state = 'OFFERED' AND offered_wall > ?"
         return int(downloading + self._execute(sql, (offered_since_wall,)).fetchone()[0])
 

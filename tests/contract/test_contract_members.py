@@ -91,7 +91,7 @@ def test_the_slots_line_has_urgent_ones_first_then_the_oldest(store):
         assert min(4, limit) == store.read(lambda unit, limit=limit: unit.deployments.waiting_for_slots(limit))
 
 
-def test_busy_counts_downloads_and_offers_that_are_young(store):
+def test_busy_counts_downloads_that_have_not_stalled_and_offers_that_are_young(store):
     states = [
         (State.DOWNLOADING, 1.0),
         (State.DOWNLOADING, None),
@@ -101,6 +101,7 @@ def test_busy_counts_downloads_and_offers_that_are_young(store):
         (State.DOWNLOADED, 9.0),
     ]
     made = [deployment(f"{n:012x}", state=state, offered_wall=wall) for n, (state, wall) in enumerate(states)]
+    made.append(deployment("0000000000aa", state=State.DOWNLOADING, stalled=True))
     commit(store, lambda unit: (fill(unit), [unit.deployments.put(one) for one in made]))
     assert [4, 3, 2] == [store.read(lambda unit, wall=wall: unit.deployments.busy(wall)) for wall in (4.0, 5.0, 9.0)]
 

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 from core_world import World
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ota_bridge.core.deployment import State
@@ -51,6 +51,7 @@ def one_rollout(world):
     return world.read(lambda unit: unit.rollouts.all())[0]
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(1, 2 * PAGE), min_size=1, max_size=40), count=st.integers(0, 3 * PAGE))
 def test_slices_of_any_size_plan_every_device_once(sizes, count):
     world = fleet(count)
