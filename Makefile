@@ -11,7 +11,7 @@ MINUTES ?= 60
 DEVICES ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick faults faults-full soak mutants fuzz fuzz-corpus
+.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick bench-rollout bench-rollout-quick faults faults-full soak mutants fuzz fuzz-corpus
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,12 @@ bench: venv mosquitto  ## what a block costs, beside other servers; writes docs/
 
 bench-quick: venv mosquitto  ## every stack of the benchmark for a moment: is every block right? (under a minute)
 	@$(BIN)/python bench quick
+
+bench-rollout: venv mosquitto  ## what the rollout engine costs, and what holds while it works (about half an hour)
+	@$(BIN)/python bench rollout
+
+bench-rollout-quick: venv mosquitto  ## the same for a moment: does everything hold? (a minute or two)
+	@$(BIN)/python bench rollout --quick
 
 unit: venv  ## the tests that start no process
 	@$(BIN)/python -m pytest -q tests/unit tests/contract

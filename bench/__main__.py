@@ -18,6 +18,7 @@ import flood
 import memory
 import mixed
 import report
+import rollout
 from measure import DEVICES, SECONDS, WARM_UP_S, measure
 from quick import quick
 from rows import ROWS, STACK_DOCS, STACKS
@@ -29,7 +30,8 @@ WHAT = {
     "airtime": "bytes on the wire by block size and window",
     "mixed": "blocks, reports and a planner over 100,000 devices in one daemon",
     "memory": "what devices cost, and a large image at many places at once",
-    "all": "all of these, written into docs/",
+    "rollout": "the rollout engine: planner, reports with a kill, memory, bytes, slots",
+    "all": "all but the rollout engine, written into docs/",
     "quick": "everything for a moment: is every block right?",
     "draw": "the chart and the page again, from docs/bench.json",
 }
@@ -153,7 +155,11 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5, help="[%(default)s]")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each measurement of the table [%(default)g]")
     parser.add_argument("--share", type=float, default=HALF, help="of flood: what honest devices use [%(default)g]")
-    parser.add_argument("--fleet", type=int, default=100_000, help="of mixed: devices that report [%(default)s]")
+    parser.add_argument(
+        "--fleet", type=int, default=100_000, help="of mixed and rollout: devices that report [%(default)s]"
+    )
+    parser.add_argument("--rate", type=float, default=rollout.RATE, help="of rollout: reports a second [%(default)g]")
+    parser.add_argument("--quick", action="store_true", help="of rollout: a moment of each, correctness only")
     parser.add_argument("--json", type=Path, metavar="FILE", help="merge the results, run by run, into FILE")
     return parser.parse_args()
 
@@ -169,6 +175,8 @@ def main() -> int:
     args = parsed()
     if args.what == "quick":
         return quick()
+    if args.what == "rollout" and args.quick:
+        return rollout.quick()
     wanted = {"table", "flood", "airtime", "memory", "mixed"} if args.what == "all" else {args.what}
     chosen = list(pairs(args)) if "table" in wanted else []
     rounds = len(chosen) + ("flood" in wanted)
@@ -177,6 +185,7 @@ def main() -> int:
         + (len(airtime.POINTS) if "airtime" in wanted else 0)
         + 3 * ("memory" in wanted)
         + ("mixed" in wanted)
+        + 4 * ("rollout" in wanted)
     )
     target = report.RESULTS if args.what == "all" else args.json
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as name:
@@ -196,6 +205,11 @@ def main() -> int:
         if "memory" in wanted:
             found["memory"] = measure_memory(Path(name), progress)
             print(f"\n{memory.lines(found['memory']['table'], found['memory']['large'])}", flush=True)
+        if "rollout" in wanted:
+            seconds = rollout.SECONDS if args.seconds == SECONDS else args.seconds
+            options = {"fleet": args.fleet, "rate": args.rate, "seconds": seconds}
+            found["rollout"] = rollout.measure(fresh(Path(name), "rollout"), progress, **options)
+            print(f"\n{rollout.table(found['rollout'])}", flush=True)
     if target and found:
         report.merge(target, found)
     if args.what in {"all", "draw"}:
