@@ -60,6 +60,7 @@ TESTED_BY = {
     "plan_file/example.py": ("unit/cli/test_cli_rollout_plan.py", "a text that `rollout example` prints"),
     "store/finished.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
     "store/old_keys.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
+    "store/report_table.py": ("contract/test_contract_reports.py", "the port over SQLite"),
     "store/schema_history.py": ("unit/store/test_store_opening.py", "migrations run when a store is opened"),
     "store/catalog_rows.py": ("contract/test_contract_releases.py", "rows come back as they went in"),
     "store/identifiers.py": ("contract/test_contract_unit_of_work.py", "new ids are unused, in both stores"),
