@@ -140,6 +140,11 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
     rollout = unit.rollouts.get(deployment.rollout) if deployment.rollout else None
     if rollout is not None and rollout.state is RolloutState.PAUSED and deployment.state is not State.CANCELING:
         return "paused", f"rollout {rollout.id} of {what} was paused by {rollout.changed_by}"
+    if deployment.slot_rank:
+        return "waits_for_slot", f"{what} {deployment.cause}"
+    if deployment.cause.startswith(WINDOW_CAUSE) and (deployment.retry_wall or 0.0) > now.wall:
+        opens = _ago((deployment.retry_wall or now.wall) - now.wall)
+        return "waits_for_window", f"{what} {deployment.cause}, which opens for it in {opens}"
     if is_served(deployment) and deployment.state is not State.DOWNLOADED:
         waiting = _waiting_reason(unit, device, deployment, what, now)
         if waiting is not None:
@@ -202,11 +207,7 @@ def _waiting_reason(
 def _queued_reason(device: Device, deployment: Deployment, what: str, now: Now) -> tuple[str, str]:
     if deployment.retry_wall is not None and deployment.retry_wall > now.wall:
         wait = _ago(deployment.retry_wall - now.wall)
-        if deployment.cause.startswith(WINDOW_CAUSE):
-            return "waits_for_window", f"{what} {deployment.cause}, which opens for it in {wait}"
         return "waiting", f"attempt {deployment.attempt} of {what} waits {wait} more before it is offered"
-    if deployment.slot_rank:
-        return "waits_for_slot", f"{what} {deployment.cause}"
     if device.boot is None and device.proto > 0:
         return "queued", f"{what} waits for the device's next check-in"
     return "queued", f"{what} is {WAITING}" if deployment.cause == WAITING else f"{what} waits: {deployment.cause}"

@@ -58,7 +58,8 @@ def _started(context: Context, rollout: Rollout) -> Json:
 
 def approved(context: Context, rollout: Rollout) -> Json:
     """The last approval that it needed has come: from now on it runs."""
-    return _started(context, rollout.becomes(RolloutState.RUNNING, context.now.wall, context.actor))
+    running = rollout.becomes(RolloutState.RUNNING, context.now.wall, context.actor)
+    return _started(context, replace(running, sweep=None))
 
 
 def checked_rollout(

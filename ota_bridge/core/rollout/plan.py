@@ -223,7 +223,7 @@ class Stage:
             size = f"{self.percent:g} %"
         elif self.where:
             size = f"where {self.where}"
-        return f"{self.name}: {size}" if self.name else size
+        return f"{self.name}: {size}" if self.name not in {"", size} else size
 
 
 EVERYONE: Final = (Stage(),)

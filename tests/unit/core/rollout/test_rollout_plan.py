@@ -88,6 +88,7 @@ def test_the_rate_grows_with_success_up_to_its_bound(pace, confirmed, rate):
         (Stage(), "rest"),
         (Stage(name="canary", devices=5), "canary: 5 devices"),
         (Stage(devices=1), "1 device"),
+        (Stage(name="rest"), "rest"),
         (Stage(percent=12.5), "12.5 %"),
         (Stage(where="'beta' in tags"), "where 'beta' in tags"),
     ],
