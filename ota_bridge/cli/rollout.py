@@ -10,7 +10,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from ota_bridge.cli import rollout_plan
+from ota_bridge.cli import rehearse, rollout_plan
 from ota_bridge.cli.output import cell, plain, size, table, when
 from ota_bridge.cli.session import Answer, JsonOption, ReleaseArgument, Session
 
@@ -35,6 +35,7 @@ _RolloutArgument = Annotated[str, typer.Argument(metavar="ROLLOUT", help="As `ro
 commands.command("check")(rollout_plan.check)
 commands.command("schema")(rollout_plan.schema)
 commands.command("example")(rollout_plan.example)
+commands.command("rehearse")(rehearse.rehearse)
 
 
 @commands.command("start")

@@ -143,6 +143,11 @@ class DeploymentIndex:
             offered -= self._offered.place((offered_since_wall, DeploymentId(_LAST)))
         return self._downloading + offered
 
+    def offered_wall_after(self, wall: float) -> float | None:
+        """When the first of those that are offered was offered after this time."""
+        found = self._offered.first(1, (wall, DeploymentId(_LAST)))
+        return found[0][0] if found else None
+
     def _leave(self, before: Deployment, after: Deployment | None) -> None:
         if before.rollout is not None and before.latest:
             tallies = self.tallies[before.rollout]

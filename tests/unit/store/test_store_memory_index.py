@@ -63,6 +63,7 @@ def found(index, records):
         "next": index.next_due_wall(records),
         "slots": index.for_slots(99),
         "busy": index.busy(20.0),
+        "offered": index.offered_wall_after(20.0),
     }
 
 
@@ -72,7 +73,7 @@ def looked_up(records, born):
     due = sorted((one.due_wall, one.id) for one in every if one.is_open and one.due_wall is not None)
     now = [name for wall, name in due if wall <= 30.0]
     waiting = sorted((-one.slot_rank, born[one.id], one.id) for one in every if one.slot_rank)
-    offered = [one for one in every if one.state is State.OFFERED and (one.offered_wall or 0.0) > 20.0]
+    offered = [one.offered_wall for one in every if one.state is State.OFFERED and (one.offered_wall or 0.0) > 20.0]
     return {
         "open": sorted(one.id for one in every if one.is_open),
         "latest": {"r-000001": sorted(one.id for one in latest)} if latest else {},
@@ -83,6 +84,7 @@ def looked_up(records, born):
         "some": now[:3],
         "next": due[0][0] if due else None,
         "slots": [name for _, _, name in waiting],
+        "offered": min(offered, default=None),
         "busy": len(offered) + sum(one.state is State.DOWNLOADING for one in every),
     }
 
