@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta, timezone
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -152,10 +152,44 @@ def _span(window: Window, zone: ZoneInfo, wall: float) -> _Span:
 
 def _starts(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:
     """The starts after this time."""
+    if cron.split()[1] == "*":
+        yield from _hourly_starts(cron, zone, after)
+        return
     for found in CronSim(_fixed(cron), datetime.fromtimestamp(after, zone)):
         start = found.timestamp()
         if start > after:  # in the second of two same hours cronsim goes on from the first
             yield start
+
+
+def _hourly_starts(cron: str, zone: ZoneInfo, after: float) -> Iterator[float]:
+    """The starts of an expression for every hour: cronsim leaves out the hour of which a change takes only a half.
+
+    So it is asked in the offset that is in force, and again from each change of the offset on.
+    """
+    offset = _offset(zone, after)
+    while True:
+        for found in CronSim(cron, datetime.fromtimestamp(after, timezone(offset))):
+            start = found.timestamp()
+            if _offset(zone, start) != offset:
+                change = _change(zone, after, start)
+                offset, after = _offset(zone, change), change - 1
+                break
+            yield start
+        else:
+            return
+
+
+def _offset(zone: ZoneInfo, wall: float) -> timedelta:
+    return datetime.fromtimestamp(wall, zone).utcoffset() or timedelta()
+
+
+def _change(zone: ZoneInfo, low: float, high: float) -> int:
+    """The first second from which on the offset is that of `high`, which it was not at `low`."""
+    first, last, offset = math.floor(low), math.ceil(high), _offset(zone, high)
+    while last - first > 1:
+        middle = (first + last) // 2
+        first, last = (first, middle) if _offset(zone, middle) == offset else (middle, last)
+    return last
 
 
 def _fixed(cron: str) -> str:

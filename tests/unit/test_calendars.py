@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ota_bridge.calendars import CronCalendar
@@ -114,6 +114,8 @@ def starts_of(minutes, hours, zone, first, days):
 
 
 @settings(max_examples=60, deadline=None)
+@example("Australia/Lord_Howe", 0, {30}, None, 1, [0.0])
+@example("Australia/Lord_Howe", 0, {31}, None, 1, [0.0])
 @given(
     st.sampled_from(sorted(CHANGES)),
     st.sampled_from([0, 1]),

@@ -167,7 +167,7 @@ def test_a_file_that_is_not_there_is_named(operator, words):
 def test_the_example_is_a_plan_in_four_steps(operator, plan_file):
     text = operator("rollout", "example").out
     found = read_plan_text(text.encode(), file="example", is_yaml=False)
-    assert ["canary: 5 devices", "tenth: 10 %", "half: 50 %", "rest: rest"] == [str(one) for one in found.plan.stages]
+    assert ["canary: 5 devices", "tenth: 10 %", "half: 50 %", "rest"] == [str(one) for one in found.plan.stages]
     assert Action.WAIT is found.plan.stages[0].success.action
     assert 0 == operator("rollout", "check", plan_file(text)).code
 
