@@ -217,7 +217,9 @@ class World:
         self._put(done.outputs)
         self.timeline.looks_at(ledger, self.now_s, self.wall)
         if done.more:
-            self._plan_s = self.now_s + REST_S + cost_s()
+            looked = max(0, looked - 1)  # the last question comes after the rollout, not after a device
+            # A heavy twin takes as many slices as the devices that it stands for, with as many rests.
+            self._plan_s = self.now_s + cost_s() + REST_S * max(1.0, cost_s() / SLICE_S)
         else:
             self._rest()
 

@@ -169,6 +169,13 @@ def test_a_twin_that_stands_for_ten_gives_ten_times_the_counts():
     assert {State.CONFIRMED: 400} == whole_counts(world)
 
 
+def test_the_planner_takes_as_long_for_heavy_twins_as_for_the_devices_that_they_stand_for():
+    one_by_one = rehearsed(1000)
+    heavy = rehearsed(100, weight=10)
+    opened = [world.timeline.stages["r-000001"][0].opened_s for world in (one_by_one, heavy)]
+    assert opened[0] == pytest.approx(opened[1], rel=0.05)
+
+
 def test_what_a_real_start_refuses_a_rehearsal_refuses():
     with pytest.raises(InvalidInput, match="stages"):
         rehearsed(5, {"stages": [{"where": "batch == 5"}, {}]})
