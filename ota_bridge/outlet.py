@@ -78,15 +78,14 @@ class Outlet:
     def _change_table(self) -> None:
         names = [name for name, _ in zip(self._changes, range(TABLE_MAX), strict=False)]
         changes = [self._changes.pop(name) for name in names]
+        if not self._is_applied(changes) and len(changes) > 1:
+            for change in changes:
+                self._is_applied([change])
+
+    def _is_applied(self, changes: Sequence[GrantsChanged]) -> bool:
         try:
             self._table(changes)
         except Exception:  # noqa: BLE001 - one faulty change must not keep the others waiting
-            for change in changes if len(changes) > 1 else ():
-                self._changes_alone(change)
-            _log.exception("a committed change of the block plane's table could not be let out")
-
-    def _changes_alone(self, change: GrantsChanged) -> None:
-        try:
-            self._table([change])
-        except Exception:  # noqa: BLE001 - as above
-            _log.exception("%s: its grants could not be let out", change.device)
+            _log.exception("the grants of %s could not be let out", ", ".join(str(one.device) for one in changes[:3]))
+            return False
+        return True

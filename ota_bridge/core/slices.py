@@ -51,7 +51,7 @@ def plan(updates: Updates, go_on: GoOn) -> bool:
         if rollout.state is RolloutState.RUNNING:
             worked = _step(updates, rollout, go_on)
         else:
-            worked = rollout.is_planning and _cancel_some(updates, rollout, go_on)
+            worked = rollout.is_planning and _follow_some(updates, rollout, go_on)
         more = more or worked
         if worked and not go_on():
             return True
@@ -243,19 +243,21 @@ def _act(updates: Updates, rollout: Rollout, action: Action | None, cause: str) 
             return
         cause += f"; {back_to} is withdrawn, so nothing was rolled back"
     if action is Action.PAUSE:
-        steering.pause(updates, rollout, steering.SELF, cause)
+        steering.pause_in_slices(updates, rollout, steering.SELF, cause)
     else:
         steering.cancel(updates, rollout, steering.SELF, cause)
 
 
-# --- ending --------------------------------------------------------------------------------------------------
+# --- what the end or a pause means for each deployment -------------------------------------------------------
 
 
-def _cancel_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
-    """Cancel further open deployments of a rollout that has ended; True while there may be some left."""
-    cause = f"rollout canceled: {rollout.cause}" if rollout.cause else f"rollout canceled by {rollout.changed_by}"
+def _follow_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
+    """Let further deployments follow a rollout that a gate or the clock has ended or held; True while some are left."""
     for deployment in updates.unit.deployments.of_rollout(rollout.id, after=_last(rollout), limit=PAGE):
-        steering.release_device(updates, rollout, deployment, cause)
+        if rollout.state is RolloutState.CANCELED:
+            steering.release_device(updates, rollout, deployment, _why_canceled(rollout))
+        elif deployment.is_open:
+            steering.follow(updates, rollout, deployment)
         rollout = replace(rollout, sweep=deployment.id)
         if not go_on():
             updates.unit.rollouts.put(rollout)
@@ -263,6 +265,10 @@ def _cancel_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
     more = bool(updates.unit.deployments.of_rollout(rollout.id, after=_last(rollout), limit=1))
     steering.store(updates, rollout if more else replace(rollout, sweep=None))
     return more
+
+
+def _why_canceled(rollout: Rollout) -> str:
+    return f"rollout canceled: {rollout.cause}" if rollout.cause else f"rollout canceled by {rollout.changed_by}"
 
 
 def _last(rollout: Rollout) -> DeploymentId | None:

@@ -55,8 +55,16 @@ def begin(updates: Updates, rollout: Rollout) -> Rollout:
 
 def pause(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
     """Hold it: no offers, no blocks, no installs; nothing is lost."""
+    paused = store(updates, rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause))
+    for deployment in deployments_of(updates, paused, open_only=True):
+        follow(updates, paused, deployment)
+    return paused
+
+
+def pause_in_slices(updates: Updates, rollout: Rollout, actor: str, cause: str) -> Rollout:
+    """The same by a gate: no offers and no installs from now on; grants follow in slices (`sweep` says how far)."""
     paused = rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause)
-    return _follow(updates, paused)
+    return store(updates, replace(paused, sweep=""))
 
 
 def resume(updates: Updates, rollout: Rollout, actor: str) -> Rollout:
@@ -68,22 +76,22 @@ def resume(updates: Updates, rollout: Rollout, actor: str) -> Rollout:
         running = replace(running, standing=replace(standing, forgiven=found.failures(rollout.stage.failure.kinds)))
     if standing.started_wall is None:
         running = replace(running, sweep=None)
-    return _follow(updates, running)
+    store(updates, running)
+    for deployment in deployments_of(updates, running, open_only=True):
+        follow(updates, running, deployment)
+    return running
 
 
-def _follow(updates: Updates, rollout: Rollout) -> Rollout:
-    """Store a paused or resumed rollout; its deployments' times start again, and its grants follow."""
-    store(updates, rollout)
+def follow(updates: Updates, rollout: Rollout, deployment: Deployment) -> None:
+    """An open deployment of a rollout that was paused or resumed: its times start again, and its grants follow."""
     running = rollout.state is RolloutState.RUNNING
-    for deployment in deployments_of(updates, rollout, open_only=True):
-        if running and deployment.state in _AGAIN:
-            deployment = replace(deployment, changed_wall=updates.now.wall, resent=False)  # noqa: PLW2901
-        updates.schedule(deployment)
-        updates.grant(deployment.device)
-        device = updates.unit.devices.get(deployment.device)
-        if running and device is not None and device.proto > 0 and deployment.state in OPEN:
-            updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
-    return rollout
+    if running and deployment.state in _AGAIN:
+        deployment = replace(deployment, changed_wall=updates.now.wall, resent=False)
+    updates.schedule(deployment)
+    updates.grant(deployment.device)
+    device = updates.unit.devices.get(deployment.device)
+    if running and device is not None and device.proto > 0 and deployment.state in OPEN:
+        updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
 
 
 def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:

@@ -5,7 +5,7 @@ Reads records and changes none, but for the line of members that wait to be let 
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from ota_bridge.core.delivery import Pacing, is_served
 from ota_bridge.core.deployment import Deployment, State
@@ -47,6 +47,8 @@ class Terms:
     queries: Queries
     calendar: Calendar
     _limits: Limits | None = None
+    _facts: tuple[Device, dict[str, Any]] | None = None
+    """Of the device that was asked about last: several rollouts ask about one."""
 
     # --- who belongs to it -------------------------------------------------------------------------------
 
@@ -89,7 +91,9 @@ class Terms:
 
     def matches(self, device: Device, query: str) -> bool:
         """True if a query holds for a device."""
-        return self.queries(query)(facts_of(device, self.now.wall))
+        if self._facts is None or self._facts[0] is not device:
+            self._facts = device, facts_of(device, self.now.wall)
+        return self.queries(query)(self._facts[1])
 
     # --- when --------------------------------------------------------------------------------------------
 

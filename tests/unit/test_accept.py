@@ -19,9 +19,12 @@ class Listener(socket.socket):
 
     refuses: int | None = None
     asked = 0
+    thrice: asyncio.Event
 
     def accept(self):
         self.asked += 1
+        if self.asked == 3:
+            self.thrice.set()
         if self.refuses is not None:
             raise OSError(self.refuses, os.strerror(self.refuses))
         return super().accept()
@@ -41,6 +44,7 @@ def listener():
     with Listener(socket.AF_INET, socket.SOCK_STREAM) as made:
         made.bind(("127.0.0.1", 0))
         made.listen()
+        made.thrice = asyncio.Event()
         yield made
 
 
@@ -79,8 +83,7 @@ def test_where_none_can_be_accepted_it_is_said_once_without_haste_and_goes_on_by
         listener.refuses = refusal
         acceptor = Acceptor(listener, echo, name="the door")
         answer = asyncio.ensure_future(asked(listener))
-        while listener.asked < 3:
-            await asyncio.sleep(0.001)
+        await listener.thrice.wait()
         assert not answer.done()
         listener.refuses = None
         got = await answer
@@ -103,8 +106,8 @@ def test_it_is_said_again_after_a_while(run, listener, monkeypatch, caplog):
         listener.refuses = errno.EMFILE
         acceptor = Acceptor(listener, echo, name="test")
         waiting = asyncio.ensure_future(asked(listener))
-        while len(caplog.records) < 2:
-            await asyncio.sleep(0.001)
+        await listener.thrice.wait()
+        assert len(caplog.records) >= 2
         acceptor.close()
         with pytest.raises(ConnectionError):
             await waiting

@@ -8,11 +8,10 @@ from ota_bridge.core.fleet import Device
 from ota_bridge.core.known import is_known
 from ota_bridge.core.operations.named import all_devices, release_named
 from ota_bridge.core.operations.registry import Context, operation
-from ota_bridge.core.operations.rollouts import checked_rollout
+from ota_bridge.core.operations.rollouts import checked_rollout, shown
 from ota_bridge.core.people import Role
 from ota_bridge.core.rollout import policy
-from ota_bridge.core.rollout.model import Rollout, RolloutState
-from ota_bridge.core.values import RolloutId
+from ota_bridge.core.rollout.model import Rollout
 from ota_bridge.core.views import Json
 
 SHOWN_MAX: Final = 1000
@@ -29,20 +28,8 @@ def rollout_plan(
     plan: dict[str, Any] | None = None,
 ) -> Json:
     """Who a rollout would bring a release to, who not, and why not; nothing is changed."""
-    found = release_named(context, release)
-    target, how = checked_rollout(context, found, devices=devices, percent=percent, where=where, plan=plan)
-    rollout = Rollout(
-        id=RolloutId("dry-run"),
-        release=found.id,
-        product=found.product,
-        target=target,
-        state=RolloutState.RUNNING,
-        created_wall=context.now.wall,
-        created_by=context.actor,
-        changed_wall=context.now.wall,
-        changed_by=context.actor,
-        plan=how,
-    )
+    rollout = checked_rollout(context, release, devices=devices, percent=percent, where=where, plan=plan)
+    found = release_named(context, rollout.release)
     reasons: dict[str, list[str]] = {}
     total = 0
     for device in all_devices(context.unit, found.product):
@@ -50,9 +37,7 @@ def rollout_plan(
         reasons.setdefault(_verdict(context, device, rollout, found), []).append(str(device.id))
     gets = reasons.pop("gets", [])
     return {
-        "release": found.id,
-        "target": str(target),
-        "stages": [str(stage) for stage in how.stages],
+        **shown(rollout),
         "devices": total,
         "gets": {"count": len(gets), "devices": gets[:SHOWN_MAX]},
         "not": {

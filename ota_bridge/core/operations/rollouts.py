@@ -15,7 +15,7 @@ from ota_bridge.core.queries import checked_query
 from ota_bridge.core.rollout.model import Rollout, RolloutState, Target
 from ota_bridge.core.rollout.plan import Plan
 from ota_bridge.core.rollout.plan_json import Path, PlanError, plan_from
-from ota_bridge.core.values import ReleaseId
+from ota_bridge.core.values import ReleaseId, RolloutId
 from ota_bridge.core.views import Json, deployment_view, rollout_view
 
 
@@ -29,21 +29,8 @@ def rollout_start(
     plan: dict[str, Any] | None = None,
 ) -> Json:
     """Bring a release to all compatible devices of its product, to a share, to those of a query, or to those named."""
-    found = release_named(context, release)
-    target, how = checked_rollout(context, found, devices=devices, percent=percent, where=where, plan=plan)
-    rollout = Rollout(
-        id=context.unit.new_rollout_id(),
-        release=found.id,
-        product=found.product,
-        target=target,
-        state=RolloutState.WAITING if how.approvals else RolloutState.RUNNING,
-        created_wall=context.now.wall,
-        created_by=context.actor,
-        changed_wall=context.now.wall,
-        changed_by=context.actor,
-        plan=how,
-    )
-    return _started(context, rollout)
+    checked = checked_rollout(context, release, devices=devices, percent=percent, where=where, plan=plan)
+    return _started(context, replace(checked, id=context.unit.new_rollout_id()))
 
 
 def _started(context: Context, rollout: Rollout) -> Json:
@@ -64,14 +51,15 @@ def approved(context: Context, rollout: Rollout) -> Json:
 
 def checked_rollout(
     context: Context,
-    release: Release,
+    name: str,
     *,
     devices: list[str] | None,
     percent: int | None,
     where: str | None,
     plan: Mapping[str, Any] | None,
-) -> tuple[Target, Plan]:
-    """Target and plan of a rollout that can work; raises Conflict or InvalidInput that says what cannot."""
+) -> Rollout:
+    """A rollout of the named release that can work, still without an id; raises Conflict or InvalidInput otherwise."""
+    release = release_named(context, name)
     if release.state is ReleaseState.WITHDRAWN:
         raise Conflict(f"release {release.id} is withdrawn")
     if devices and (percent is not None or where):
@@ -96,7 +84,24 @@ def checked_rollout(
         hindrance = steering.hindrance_to_roll_back(context.updates, release, how.roll_back_to)
         if hindrance:
             raise PlanError(("roll_back_to",), hindrance)
-    return target, how
+    return Rollout(
+        id=RolloutId(""),
+        release=release.id,
+        product=release.product,
+        target=target,
+        state=RolloutState.WAITING if how.approvals else RolloutState.RUNNING,
+        created_wall=context.now.wall,
+        created_by=context.actor,
+        changed_wall=context.now.wall,
+        changed_by=context.actor,
+        plan=how,
+    )
+
+
+def shown(rollout: Rollout) -> Json:
+    """What was meant, before anything of it is done."""
+    stages = [str(stage) for stage in rollout.plan.stages]
+    return {"release": rollout.release, "target": str(rollout.target), "stages": stages}
 
 
 def _check_queries(context: Context, release: Release, target: Target, plan: Plan) -> None:
@@ -129,9 +134,8 @@ def rollout_check(
     plan: dict[str, Any] | None = None,
 ) -> Json:
     """Whether a rollout could be started so; nothing is changed."""
-    found = release_named(context, release)
-    target, how = checked_rollout(context, found, devices=devices, percent=percent, where=where, plan=plan)
-    return {"release": found.id, "target": str(target), "stages": [str(stage) for stage in how.stages], "ok": True}
+    checked = checked_rollout(context, release, devices=devices, percent=percent, where=where, plan=plan)
+    return {**shown(checked), "ok": True}
 
 
 @operation("rollout.list", writes=False, role=Role.VIEWER)

@@ -181,7 +181,7 @@ class Rollout:
             raise InvalidInput(
                 f"rollout {self.id} is at {self.target.percent} % and can only grow; to stop it: pause or cancel"
             )
-        sweep = "" if self.state is RolloutState.RUNNING else None
+        sweep = "" if self.state is RolloutState.RUNNING else self.sweep
         return replace(
             self, target=replace(self.target, percent=percent), changed_wall=wall, changed_by=actor, sweep=sweep
         )

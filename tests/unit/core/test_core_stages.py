@@ -5,6 +5,7 @@ from core_world import START_S, World, image_of
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
+from ota_bridge.core.messages import GrantsChanged, GrantState, Offer
 from ota_bridge.core.rollout.model import PLACES_END, TIER, RolloutState
 
 CANARY = {"stages": [{"name": "canary", "devices": 2}, {"name": "half", "percent": 50}, {"name": "rest"}]}
@@ -94,6 +95,38 @@ def test_a_stage_that_fails_holds_the_rollout_and_says_why():
     assert (RolloutState.PAUSED, "ota-bridge") == (held.state, held.changed_by)
     assert "canary: 2 failed, 2 are too many" == held.cause
     assert ("paused", 3) == (world.do("why", device=rollout)["code"], len(begun(devices)))
+
+
+def test_a_gate_holds_a_large_stage_in_slices_and_another_process_goes_on_with_them():
+    world, devices = fleet(40)
+    rollout = start(world, {"stages": [{"failure": {"count": 1}}]})
+    fail(devices[0], code="REFUSED_SIG")
+    left = [1]
+
+    def go_on():
+        left[0] -= 1
+        return left[0] > 0
+
+    for slice_devices in (1, 7):
+        left[0] = slice_devices
+        world.commit(lambda unit: world.bridge.plan(unit, world.now, go_on).outputs)
+    held = of(world, rollout)
+    assert (RolloutState.PAUSED, True) == (held.state, held.is_planning)
+    assert not world.sent(Offer, devices[39].restarts()), "no notice goes out, whoever was followed up"
+    heir = World()
+    heir.store, heir.facts, heir.source = world.store, world.facts, world.source
+    told = heir.plan()
+    paused = {
+        change.device for change in world.outputs + told if isinstance(change, GrantsChanged) and is_paused(change)
+    }
+    assert {device.id for device in devices[1:]} <= paused
+    assert not of(world, rollout).is_planning
+    world.do("rollout.resume", rollout=rollout)
+    assert {State.OFFERED} == {device.state for device in devices[1:]}
+
+
+def is_paused(change):
+    return any(grant.state is GrantState.PAUSED for grant in change.grants)
 
 
 def test_who_resumes_a_rollout_that_failed_has_seen_its_failures():
