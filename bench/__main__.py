@@ -208,7 +208,9 @@ def main() -> int:
         if "rollout" in wanted:
             seconds = rollout.SECONDS if args.seconds == SECONDS else args.seconds
             options = {"fleet": args.fleet, "rate": args.rate, "seconds": seconds}
-            found["rollout"] = rollout.measure(fresh(Path(name), "rollout"), progress, **options)
+            words = "rollout" if seconds == rollout.SECONDS else f"rollout --seconds {seconds:g}"
+            measured = rollout.measure(fresh(Path(name), "rollout"), progress, **options)
+            found["rollout"] = {"command": f"python bench {words}", **measured}
             print(f"\n{rollout.table(found['rollout'])}", flush=True)
     if target and found:
         report.merge(target, found)

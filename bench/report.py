@@ -13,6 +13,7 @@ import airtime
 import flood
 import memory
 import mixed
+import rollout
 from rows import ROWS
 from stacks import HERE, tool
 
@@ -147,6 +148,7 @@ REGIONS = {
         memory.lines(results["memory"]["table"], results["memory"]["large"]), results["memory"]["command"]
     ),
     "mixed": lambda results: _with_command(mixed.table(results["mixed"]["rows"]), results["mixed"]["command"]),
+    "rollout": lambda results: _with_command(rollout.table(results["rollout"]), results["rollout"]["command"]),
 }
 
 
@@ -155,7 +157,7 @@ def rendered(page: str, results: dict) -> str:
 
     def region(found: "re.Match[str]") -> str:
         write = REGIONS[found[2]]
-        needed = found[2] if found[2] in {"flood", "airtime", "memory", "mixed"} else "rows"
+        needed = found[2] if found[2] in {"flood", "airtime", "memory", "mixed", "rollout"} else "rows"
         return f"{found[1]}\n{write(results) if results.get(needed) else NOTHING_YET}\n\n{found[4]}"
 
     return REGION.sub(region, page)

@@ -104,7 +104,8 @@ def _rows(found: dict):
     one = found["steady"]
     told = f"{one['acknowledged']:,} of {one['sent']:,} acknowledged, the last {one['late_s']:.0f} s after the end"
     goal = "all, as they come"
-    yield f"{one['rate']:,.0f} reports/s for {one['seconds']:.0f} s", told, goal, one["late_s"] < 5
+    all_came = one["acknowledged"] == one["sent"] and one["late_s"] < 5
+    yield f"{one['rate']:,.0f} reports/s for {one['seconds']:.0f} s", told, goal, all_came
     told = f"{one['acknowledged_and_lost']}, killed at {one['killed_at_s']:.0f} s"
     yield "meanwhile: acknowledged and lost", told, "0", not one["acknowledged_and_lost"]
     peak = one["peak_bytes"]
