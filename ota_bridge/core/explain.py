@@ -120,7 +120,7 @@ def _reason(terms: Terms, device: Device, deployment: Deployment | None) -> tupl
     if obstacle is not None:
         return obstacle.value, _obstacle_sentence(obstacle, device)
     if deployment is not None and deployment.is_open:
-        return _open_reason(unit, device, deployment, now)
+        return _open_reason(terms, device, deployment)
     waiting = line_reason(terms, device)
     if waiting is not None:
         return waiting
@@ -133,7 +133,8 @@ def _reason(terms: Terms, device: Device, deployment: Deployment | None) -> tupl
     return _unassigned_reason(terms, device)
 
 
-def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: Now) -> tuple[str, str]:
+def _open_reason(terms: Terms, device: Device, deployment: Deployment) -> tuple[str, str]:
+    unit, now = terms.unit, terms.now
     way = journey.told(unit, device, deployment)
     what = f"{deployment.component} {deployment.release}" + (f" ({way})" if way else "")
     since = _ago(now.wall - deployment.changed_wall)
@@ -141,7 +142,8 @@ def _open_reason(unit: UnitOfWork, device: Device, deployment: Deployment, now: 
     if rollout is not None and rollout.state is RolloutState.PAUSED and deployment.state is not State.CANCELING:
         return "paused", f"rollout {rollout.id} of {what} was paused by {rollout.changed_by}"
     if deployment.slot_rank:
-        return "waits_for_slot", f"{what} {deployment.cause}"
+        wanted = f"one of {terms.slots} download slots" if terms.slots else "its turn"  # the caps were just lifted
+        return "waits_for_slot", f"{what} waits for {wanted}"
     if deployment.cause.startswith(WINDOW_CAUSE) and (deployment.retry_wall or 0.0) > now.wall:
         opens = _ago((deployment.retry_wall or now.wall) - now.wall)
         return "waits_for_window", f"{what} {deployment.cause}, which opens for it in {opens}"

@@ -32,3 +32,9 @@ def test_the_full_size_cuts_at_each_operation_of_each_world(part):
 def test_the_size_for_every_day_touches_each_kind_of_cut_outside_of_downloads():
     kinds = {power.cut_of(power.SWITCH, seed).kind for seed in range(1, 1 + FAMILIES["power-switch"].test)}
     assert len(power.every_kind(power.SWITCH)) * 0.7 < len(kinds)
+
+
+def test_a_cut_before_an_event_that_the_jitter_of_the_seed_took_away_comes_before_the_last_one():
+    seed = 303_556
+    assert power.cut_of(power.SWITCH, seed).cut.event > 0
+    assert "between" == power.run_one(power.SWITCH, seed)

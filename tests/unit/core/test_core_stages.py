@@ -310,6 +310,7 @@ def test_slots_hold_notices_back_until_one_is_free():
     held = [device for device in begun(devices) if device.state is State.QUEUED]
     assert held
     assert {("waits_for_slot")} == {device.why()[0] for device in held}
+    assert {True} == {"waits for one of 3 download slots" in device.why()[1] for device in held}
     for device in devices:
         device.check_in()
     world.plan()
