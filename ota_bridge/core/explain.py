@@ -115,7 +115,6 @@ def _refused_notes(device: Device, now: Now) -> list[str]:
 
 
 def _reason(terms: Terms, device: Device, deployment: Deployment | None) -> tuple[str, str]:
-    unit, now = terms.unit, terms.now
     obstacle = policy.may_take_part(device)
     if obstacle is not None:
         return obstacle.value, _obstacle_sentence(obstacle, device)
@@ -129,7 +128,7 @@ def _reason(terms: Terms, device: Device, deployment: Deployment | None) -> tupl
         if found is not None:
             return found
     if deployment is not None:
-        return _ended_reason(deployment, now)
+        return _ended_reason(deployment, terms.now)
     return _unassigned_reason(terms, device)
 
 
