@@ -21,7 +21,7 @@ from typing import Any, Final
 from ota_bridge.core.errors import ConfigError
 from ota_bridge.core.fleet import Enrol
 from ota_bridge.settings import ENV_PREFIX, Setting, nearest, option, quoted, settings_of
-from ota_bridge.wire import BrokerAddress, TlsFiles, parse_broker_url
+from ota_bridge.wire import BrokerAddress, TlsFiles, check_base_url, parse_broker_url
 
 # ruff: noqa: RUF009 - option() is dataclasses.field()
 
@@ -145,7 +145,29 @@ class OfferSettings:
     )
     min_interval_s: float = option(30.0, "fewest seconds between two offers to one device", low=0, high=_DAY_S)
     ticket_valid_s: int = option(_DAY_S, "seconds that a freshness ticket is valid", low=60, high=366 * _DAY_S)
-    public_url: str = option("", "image URL for devices of the public message shapes; holds {sha256}")
+    public_url: str = option(
+        "", "image URL for devices that download by URL, where files.host is empty; holds {sha256}"
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSettings:
+    """Images over HTTP, for devices that download by URL."""
+
+    host: str = option("", "address on which images are served over HTTP; empty: they are not")
+    port: int = option(8080, "TCP port for that; 0 takes a free one", low=0, high=65535)
+    url: str = option("", "how devices reach it: http:// or https:// URL, to which links append /f/ and 46 characters")
+    certificate: Path | None = option(None, "PEM file of a certificate chain: HTTPS is served instead of HTTP")
+    key: Path | None = option(None, "PEM file of the key of that certificate")
+    valid_s: int = option(7 * _DAY_S, "seconds for which a link holds", low=60, high=3660 * _DAY_S)
+    once: bool = option(False, "a link ends a minute after its image was fetched to the end")
+    connections_max: int = option(1000, "most connections at a time", low=1, high=100_000)
+    wait_s: float = option(
+        20.0, "seconds that a request waits for a download slot or its share, before it is closed", low=0, high=600
+    )
+    head_s: float = option(10.0, "seconds within which a request has to be complete", low=0.1, high=600)
+    idle_s: float = option(30.0, "seconds that a connection stays open between two requests", low=0.1, high=3600)
+    stall_s: float = option(60.0, "seconds within which a device has to take the next 12 KiB", low=1, high=3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +243,7 @@ class Config:
     reports: ReportSettings = ReportSettings()
     blocks: BlockSettings = BlockSettings()
     offers: OfferSettings = OfferSettings()
+    files: FileSettings = FileSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     retries: RetrySettings = RetrySettings()
     history: HistorySettings = HistorySettings()
@@ -250,6 +273,11 @@ class Config:
     def own_trust_path(self) -> Path:
         """Where the daemon keeps the trust document with the rotations that were published to it."""
         return self.data_dir / "trust.json"
+
+    @property
+    def link_secret_path(self) -> Path:
+        """Where the secret is that links are proven by."""
+        return self.data_dir / "link-secret"
 
     @property
     def socket_path(self) -> Path:
@@ -426,6 +454,17 @@ def _check_together(config: Config) -> None:
         refuse("broker.blocks_password", "needs broker.blocks_username")
     if config.offers.public_url and "{sha256}" not in config.offers.public_url:
         refuse("offers.public_url", f"{config.offers.public_url[:60]!r}: must hold {{sha256}}")
+    files = config.files
+    if bool(files.host) != bool(files.url):
+        name, other = ("host", "url") if files.host else ("url", "host")
+        refuse(f"files.{name}", f"needs files.{other}, too: one is where images are served, one how devices get there")
+    if files.url:
+        try:
+            check_base_url(files.url)
+        except ConfigError as error:
+            refuse("files.url", f"cannot be used: {error}")
+    if (files.certificate is None) != (files.key is None):
+        refuse(f"files.{'key' if files.certificate is None else 'certificate'}", "needs the other of the two, too")
     if len(bytes(config.socket_path)) > _SOCKET_PATH_MAX_BYTES:
         name = "local.socket" if config.local.socket else "data_dir"
         refuse(

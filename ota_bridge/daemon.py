@@ -27,11 +27,14 @@ from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFound
 from ota_bridge.core.fleet import Enrol, ReportLimit
+from ota_bridge.core.notices import no_links
 from ota_bridge.core.people import Caller
+from ota_bridge.core.ports import Links
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.files.links import SignedLinks
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import ControlLink
@@ -39,6 +42,7 @@ from ota_bridge.mqtt.embedded import EmbeddedBroker
 from ota_bridge.mqtt.tls import tls_context
 from ota_bridge.queries import CelQueries
 from ota_bridge.security.authority import Authority
+from ota_bridge.security.standing_secret import standing_secret
 from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.lock import DataDirectoryLock
 from ota_bridge.store.opening import open_store
@@ -239,6 +243,7 @@ async def _build(
         verify=authority.verify,
         ticket=authority.ticket,
         keysets=authority.standing,
+        links=_links(config),
         queries=CelQueries(),
         calendar=CronCalendar(),
     )
@@ -267,6 +272,13 @@ async def _build(
         intake=intake,
         backups=Backups(config.data_dir / DATABASE),
     )
+
+
+def _links(config: Config) -> Links:
+    """Where devices that download by URL find their images."""
+    if not config.files.host:
+        return no_links
+    return SignedLinks(config.files.url, standing_secret(config.link_secret_path), config.files.valid_s)
 
 
 def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPlane | ProcessPlane:

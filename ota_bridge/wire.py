@@ -14,6 +14,9 @@ from ota_bridge.core.errors import ConfigError
 _SHOWN: Final = 80
 _HIDDEN_USER: Final = re.compile(r"^([A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 """User and password of a URL, also of one that is not quite one: errors never quote them."""
+_PLAIN_URL: Final = re.compile(r"[A-Za-z0-9._~:/\[\]%-]+")
+BASE_URL_MAX: Final = 150
+"""With the path and the token of a link it has at most 200 characters: devices keep URLs in small buffers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,3 +91,17 @@ def parse_broker_url(url: str, *, tls: TlsFiles | None = None) -> BrokerAddress:
         username=unquote(parts.username) if parts.username else None,
         password=unquote(parts.password) if parts.password else None,
     )
+
+
+def check_base_url(url: str) -> None:
+    """Raise ConfigError unless `url` is one that the path of a link can follow: `http(s)://host[:port][/path]`."""
+    shown = repr(url[:_SHOWN])
+    if len(url) > BASE_URL_MAX or not _PLAIN_URL.fullmatch(url):
+        raise ConfigError(f"URL {shown}: at most {BASE_URL_MAX} letters, digits and -._~:/[]%")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise ConfigError(f"URL {shown}: host or port cannot be used; the port is 1..65535") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ConfigError(f"URL {shown}: write http:// or https://, a host, and a port where there is one")

@@ -28,8 +28,10 @@ from ota_bridge.core.messages import (
     ReportKey,
     ReportState,
 )
+from ota_bridge.core.notices import no_links
 from ota_bridge.core.operations import Upload, add_release, carry_out, perform
 from ota_bridge.core.people import Caller
+from ota_bridge.core.ports import Links
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.values import FIRMWARE, DeviceId, Now, Sha256
@@ -254,6 +256,7 @@ class World:
         self.facts: dict[bytes, ManifestFacts] = {}
         self.refused: dict[bytes, RefusedReason] = {}
         self.source = MemorySource()
+        self.links: Links = no_links
         self.steps: dict[int, bytes] = {}
         """The signed step to each keyset that the bridge holds; 1 needs none."""
         self.bridge = Bridge(
@@ -261,6 +264,7 @@ class World:
             verify=self._verify,
             ticket=self._ticket,
             keysets=self._keysets,
+            links=lambda deployment, manifest, wall: self.links(deployment, manifest, wall),
             queries=QUERIES,
             calendar=CALENDAR,
         )

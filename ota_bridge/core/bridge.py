@@ -31,7 +31,17 @@ from ota_bridge.core.messages import (
     Uplink,
 )
 from ota_bridge.core.notes import note_activity, note_rejected, note_trouble
-from ota_bridge.core.ports import Calendar, Keysets, ManifestVerifier, Queries, StoredReport, TicketIssuer, UnitOfWork
+from ota_bridge.core.notices import no_links
+from ota_bridge.core.ports import (
+    Calendar,
+    Keysets,
+    Links,
+    ManifestVerifier,
+    Queries,
+    StoredReport,
+    TicketIssuer,
+    UnitOfWork,
+)
 from ota_bridge.core.queries import NO_CALENDAR, none_compiled
 from ota_bridge.core.records import replace
 from ota_bridge.core.rollout import policy
@@ -77,7 +87,7 @@ class Bridge:
 
     def __init__(
         self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer, keysets: Keysets = none_newer,
-        queries: Queries = none_compiled, calendar: Calendar = NO_CALENDAR,
+        links: Links = no_links, queries: Queries = none_compiled, calendar: Calendar = NO_CALENDAR,
     ) -> None:  # fmt: skip
         self.rules = rules
         self.queries = queries
@@ -85,6 +95,7 @@ class Bridge:
         self._verify = verify
         self._ticket = ticket
         self._keysets = keysets
+        self._links = links
         self._paths = Paths()
         self._creation = CreationLimit(per_s=rules.enrol_per_s, burst=rules.enrol_burst)
 
@@ -105,6 +116,7 @@ class Bridge:
             verify=self._verify,
             ticket=self._ticket,
             keysets=self._keysets,
+            links=self._links,
             paths=self._paths,
             terms=terms,
         )

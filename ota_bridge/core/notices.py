@@ -3,22 +3,33 @@
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment
 from ota_bridge.core.fleet import Device
+from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import Offer, PublicOffer
+from ota_bridge.core.ports import Links
 from ota_bridge.core.rules import Rules
-from ota_bridge.core.values import Sha256
+from ota_bridge.core.values import DeploymentId, Sha256
 
 
-def notice(rules: Rules, device: Device, deployment: Deployment, release: Release) -> Offer | PublicOffer | str:
+def no_links(_deployment: DeploymentId, _manifest: ManifestFacts, _wall: float) -> str:
+    """Nothing is served by URL."""
+    return ""
+
+
+def notice(
+    rules: Rules, links: Links, device: Device, deployment: Deployment, release: Release, wall: float
+) -> Offer | PublicOffer | str:
     """The notice of a deployment, still without its ticket; or the cause for which there is none."""
     part = release.parts[deployment.component]
     if device.proto == 0:
-        if not rules.public_url:
-            return "the device downloads by URL and offers.public_url is not set"
+        url = links(deployment.id, part.manifest, wall)
+        url = url or rules.public_url.replace("{sha256}", part.manifest.sha256.hex())
+        if not url:
+            return "the device downloads by URL, and neither files.url nor offers.public_url is set"
         return PublicOffer(
             device=device.id,
             deployment=deployment.id,
             version=part.version,
-            url=rules.public_url.replace("{sha256}", part.manifest.sha256.hex()),
+            url=url,
             md5=part.md5,
             size_bytes=part.manifest.size_bytes,
         )

@@ -317,6 +317,14 @@ class TicketIssuer(Protocol):
     def __call__(self, device: DeviceId, nonce: bytes, manifest_digest: bytes, wall: float) -> bytes | None: ...
 
 
+class Links(Protocol):
+    """URLs of images, for devices that download by URL."""
+
+    def __call__(self, deployment: DeploymentId, manifest: ManifestFacts, wall: float, /) -> str:
+        """Where the device of this deployment finds its image, for a notice that goes out at `wall`; empty: nowhere."""
+        ...
+
+
 class Keysets(Protocol):
     """What a device with this keyset is to be sent; checked anew whenever the trust document changes."""
 

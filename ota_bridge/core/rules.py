@@ -19,7 +19,7 @@ class Rules:
     block_max: int = 16_384
     window_max: int = 16
     public_url: str = ""
-    """URL template with `{sha256}` for devices of the public message shapes; empty: they are not served."""
+    """URL template with `{sha256}` for devices that download by URL, where there are no links of the bridge's own."""
     pacing: Pacing = field(default_factory=Pacing)
     retries: Retries = field(default_factory=Retries)
     keep_history_s: float | None = 2_592_000

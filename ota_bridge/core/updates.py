@@ -28,7 +28,7 @@ from ota_bridge.core.messages import (
     PublicOffer,
     RolloutChanged,
 )
-from ota_bridge.core.ports import Keysets, ManifestVerifier, TicketIssuer, UnitOfWork
+from ota_bridge.core.ports import Keysets, Links, ManifestVerifier, TicketIssuer, UnitOfWork
 from ota_bridge.core.records import replace
 from ota_bridge.core.rollout import needs, planner, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
@@ -61,6 +61,7 @@ class Updates:
     verify: ManifestVerifier
     ticket: TicketIssuer
     keysets: Keysets
+    links: Links
     terms: Terms
     paths: Paths = field(default_factory=Paths)
     outputs: list[Output] = field(default_factory=list)
@@ -355,7 +356,9 @@ class Updates:
         if hold is not None:
             self._wait(deployment, hold, rollout)
             return device
-        notice = self.distrust(deployment) or notices.notice(self.rules, device, deployment, release)
+        notice = self.distrust(deployment) or notices.notice(
+            self.rules, self.links, device, deployment, release, self.now.wall
+        )
         if isinstance(notice, str):
             self._hold_back(device, deployment, notice)
             return device

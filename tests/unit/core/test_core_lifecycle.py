@@ -672,7 +672,19 @@ def test_a_device_of_the_public_shape_without_a_url_is_told_of_in_why(world):
     world.release()
     world.rollout()
     assert [] == world.sent(PublicOffer)
-    assert "public_url" in device.why()[1]
+    assert "neither files.url nor offers.public_url is set" in device.why()[1]
+
+
+def test_a_device_that_downloads_by_url_gets_a_link_of_its_own_with_each_notice():
+    world = World(public_url="https://dl.example.com/{sha256}")
+    world.links = lambda deployment, manifest, wall: f"http://h/{deployment}/{manifest.sha256.hex()[:4]}/{wall:.0f}"
+    device = world.device(proto=0)
+    world.release()
+    world.rollout()
+    start = f"http://h/{device.open.id}/{world.facts[next(iter(world.facts))].sha256.hex()[:4]}"
+    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.sent(PublicOffer)]
+    world.passes(100)
+    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.sent(PublicOffer, device.check_in())]
 
 
 # --- enrolment ---------------------------------------------------------------------------------------------------
