@@ -9,9 +9,10 @@ FUZZ_SECONDS ?= 30
 TARGETS ?=
 MINUTES ?= 60
 DEVICES ?= 1000
+VENDORS := $(VENV)/vendors
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit check format docs clean lock mosquitto bench bench-quick bench-rollout bench-rollout-quick faults faults-full soak mutants fuzz fuzz-corpus
+.PHONY: help venv vendors demo test unit check format docs clean lock mosquitto bench bench-quick bench-rollout bench-rollout-quick faults faults-full soak mutants fuzz fuzz-corpus
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,13 +30,21 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 		> $(VENV)/editable.log 2>&1 || { cat $(VENV)/editable.log >&2; exit 1; }
 	@touch $@
 
+vendors: $(VENDORS)/.installed  ## a vendor's own client for one integration test, in a directory of its own
+
+$(VENDORS)/.installed: requirements-vendors.txt | venv
+	@rm -rf $(VENDORS)
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary=:all: \
+		--target $(VENDORS) -r requirements-vendors.txt > $(VENV)/vendors.log 2>&1 || { cat $(VENV)/vendors.log >&2; exit 1; }
+	@touch $@
+
 demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any file)
 	@$(BIN)/python -m ota_bridge demo $(if $(IMAGE),--image "$(IMAGE)")
 
 mosquitto:  ## mosquitto for the tests, where it is missing
 	@bash tests/need-mosquitto.sh
 
-test: venv mosquitto bench-quick  ## everything; most tests wait, so two parts at a time run side by side
+test: venv mosquitto vendors bench-quick  ## everything; most tests wait, so two parts at a time run side by side
 	@failed=0; for parts in "part-integration part-core" "part-updates part-faults"; do \
 		$(MAKE) --no-print-directory --keep-going --jobs 2 $$parts || failed=1; done; exit $$failed
 

@@ -95,7 +95,7 @@ class CppClient:
         token = self._options.secret or self._options.name
         return Session(client_id=token, username=token, keepalive_s=15, is_clean=True)
 
-    def started(self, now_s: float) -> Sequence[Action]:  # noqa: ARG002
+    def started(self, now_s: float) -> Sequence[Action]:
         if self._has_started:
             self._restarts += 1
             self._power_on()
@@ -130,7 +130,7 @@ class CppClient:
             self._json(f"{ATTRIBUTES_REQUEST}{self._attribute_request}", keys),
         ]
 
-    def subscribed(self, topic_filter: str, *, granted: bool, now_s: float) -> Sequence[Action]:  # noqa: ARG002
+    def subscribed(self, topic_filter: str, *, granted: bool, now_s: float) -> Sequence[Action]:
         """It does not look at what it was granted."""
         return []
 
@@ -152,7 +152,7 @@ class CppClient:
                 return self._on_firmware(content, now_s)
         return []
 
-    def disconnected(self, now_s: float) -> Sequence[Action]:  # noqa: ARG002
+    def disconnected(self, now_s: float) -> Sequence[Action]:
         """The download stays; its timer runs on."""
         self._is_connected = False
         return []

@@ -124,7 +124,7 @@ class PythonClient:
             self._out.append(self._attributes_request())
         return self._go_on(now_s)
 
-    def subscribed(self, topic_filter: str, *, granted: bool, now_s: float) -> Sequence[Action]:  # noqa: ARG002
+    def subscribed(self, topic_filter: str, *, granted: bool, now_s: float) -> Sequence[Action]:
         """It does not look at what it was granted."""
         return self._go_on(now_s)
 
