@@ -338,7 +338,10 @@ def test_every_dependency_has_its_line():
     record = text_of(HOME / "docs/adr/0002-dependencies.md")
     listed = set(re.findall(r"^\| ([a-z0-9-]+) \|", record, re.MULTILINE)) - {"package"}
     fuzzing = re.findall(r"^[a-z0-9-]+", text_of(HOME / "requirements-fuzz.txt"), re.MULTILINE)
-    wanted = {re.match(r"[A-Za-z0-9-]+", one)[0] for one in (*requires("ota-bridge"), *fuzzing)}
+    vendors = re.findall(
+        r"^([a-z0-9-]+)==.*\n(?: +--hash.*\n)+ +# via -r", text_of(HOME / "requirements-vendors.txt"), re.MULTILINE
+    )
+    wanted = {re.match(r"[A-Za-z0-9-]+", one)[0] for one in (*requires("ota-bridge"), *fuzzing, *vendors)}
     assert listed == wanted
 
 
