@@ -7,7 +7,8 @@
 | `no-restart`, `version-2` | with either: reports SUCCEEDED straight after the download; with expectedVersion "2" |
 | `older-agent` | the OTA agent of releases up to 2022 |
 | `wildcard`, `quick` | with it: the wildcards of the STM32U5 reference; asks again after half a second instead of ten |
-| `several` | with any of them: four blocks per request |
+| `sdk` | a device on one of the SDKs: it subscribes every answer and uses all that there is |
+| `several` | with the others: four blocks per request |
 | `auto-subscribe` | with any of them: something in between adds the subscriptions that the cloud does without |
 
 Topics have no product; the thing's name is the client id. A file `signer.pem` in the state directory is the key that
@@ -22,6 +23,7 @@ from device_sim.clients.aws_agent import AgentDevice
 from device_sim.clients.aws_device import AwsDevice
 from device_sim.clients.aws_flash import Flash
 from device_sim.clients.aws_jobs import JobsDevice
+from device_sim.clients.aws_sdk import SdkDevice
 from device_sim.clients.model import (
     Action,
     ClientOptions,
@@ -40,6 +42,7 @@ VARIANTS: Final = frozenset(
         "jobs-json",
         "jobs-cbor",
         "older-agent",
+        "sdk",
         "lab",
         "no-restart",
         "version-2",
@@ -76,6 +79,8 @@ class AwsClient:
         kind: Callable[[ClientOptions, Flash], AwsDevice] = JobsDevice
         if "older-agent" in options.variants:
             kind = AgentDevice
+        elif "sdk" in options.variants:
+            kind = SdkDevice
         self.device = kind(options, self._flash)
 
     @property

@@ -59,6 +59,10 @@ def json_block(index, data):
     return json.dumps({"f": 0, "i": index, "l": len(data), "p": text}, separators=(",", ":")).encode()
 
 
+def wants(bitmap, number):
+    return number // 8 < len(bitmap) and bitmap[number // 8] >> number % 8 & 1
+
+
 class Cloud:
     """Runs one client without time: what it publishes is answered at once, unless the test holds it back."""
 
@@ -127,32 +131,57 @@ class Cloud:
         if self.is_silent:
             return []
         suffix = publish.topic.removeprefix(self.thing)
-        if suffix.endswith(("start-next", "$next/get")):
+        if suffix.endswith(("start-next", "/get")):
             return self.job_answer(suffix, publish)
         if suffix.endswith("/update"):
-            body = json.loads(publish.payload)
-            self.job["status"], self.details = body["status"], body.get("statusDetails", self.details)
-            self.job["versionNumber"] += 1
-            return []
+            return self.update_answer(suffix, json.loads(publish.payload))
+        if suffix.endswith("describe/json"):
+            stream = {"c": json.loads(publish.payload)["c"], "s": 1, "r": [{"f": 0, "z": len(self.image)}]}
+            return self.incoming(suffix.replace("describe", "description"), json.dumps(stream).encode())
         return self.blocks(publish, suffix)
 
     def job_answer(self, suffix, publish):
         body = {"timestamp": 1, "clientToken": json.loads(publish.payload)["clientToken"]}
-        if self.job["status"] in {"QUEUED", "IN_PROGRESS"}:
+        is_open = self.job["status"] in {"QUEUED", "IN_PROGRESS"}
+        if suffix == "jobs/get":
+            body |= {"inProgressJobs": [], "queuedJobs": [self.execution() | {"queuedAt": 1}] if is_open else []}
+        elif is_open:
             if suffix.endswith("start-next") and self.job["status"] == "QUEUED":
-                self.job["status"], self.job["versionNumber"] = "IN_PROGRESS", 2
+                self.job |= {"status": "IN_PROGRESS", "versionNumber": 2, "startedAt": 1}
             body["execution"] = self.execution()
         return self.incoming(f"{suffix}/accepted", json.dumps(body).encode())
+
+    def update_answer(self, suffix, asked):
+        if "clientToken" in asked and asked["expectedVersion"] != self.job["versionNumber"]:
+            return self.incoming(f"{suffix}/rejected", self.refusal(asked))
+        self.job["status"], self.details = asked["status"], asked.get("statusDetails", self.details)
+        self.job["versionNumber"] += 1
+        if "clientToken" not in asked:
+            return []
+        answer = {"timestamp": 1, "clientToken": asked["clientToken"], "executionState": self.state()}
+        return self.incoming(f"{suffix}/accepted", json.dumps(answer).encode())
+
+    def state(self):
+        return {
+            "status": self.job["status"],
+            "statusDetails": self.details or {},
+            "versionNumber": self.job["versionNumber"],
+        }
+
+    def refusal(self, asked):
+        body = {"code": "VersionMismatch", "message": "no", "timestamp": 1, "clientToken": asked["clientToken"]}
+        return json.dumps(body | {"executionState": self.state()}).encode()
 
     def blocks(self, publish, suffix):
         encoding = suffix.rpartition("/")[2]
         request = json.loads(publish.payload) if encoding == "json" else cbor_loose.read(publish.payload)
         bitmap, size = request.get("b"), request["l"]
+        bitmap = bytes.fromhex(bitmap.removeprefix("0x")) if isinstance(bitmap, str) else bitmap
         total = -(-len(self.image) // size)
         wanted = [
             number
             for number in range(request["o"], total)
-            if bitmap in (None, b"MQ==") or bitmap[(number - request["o"]) // 8] >> (number - request["o"]) % 8 & 1
+            if bitmap in (None, b"MQ==") or wants(bitmap, number - request["o"])
         ]
         actions = []
         for number in wanted[: request["n"]]:

@@ -90,6 +90,7 @@ EVERY = [
     ("lab", "jobs-cbor"),
     ("older-agent",),
     ("older-agent", "several"),
+    ("sdk",),
 ]
 
 
@@ -141,8 +142,8 @@ def test_a_broken_link_in_the_middle_costs_no_more_than_the_client_does(variants
     if world.client.outcome.is_busy:
         world.tick()
     assert hashlib.sha256(IMAGE).hexdigest() == world.client.outcome.sha256
-    begins_anew = "lab" in variants
-    assert (5 if begins_anew else 2) == len(world.requests()) - asked_before
+    again = {"lab": 5, "sdk": 1}
+    assert again.get(variants[0] if variants else "", 2) == len(world.requests()) - asked_before
 
 
 def test_the_streams_library_asks_with_a_version_of_one_and_the_older_agent_with_a_map_of_what_it_lacks():
@@ -223,6 +224,13 @@ def test_the_esp32_is_silent_about_a_bad_signature(signer, tmp_path):
 def test_the_older_agent_fails_with_its_code_for_a_bad_signature(signer, tmp_path):
     world = cloud("older-agent", state=tmp_path).start()
     assert {"status": "FAILED", "statusDetails": {"reason": "0x000000e3: 0x00000000"}} == world.updates()[-1]
+    assert "1.0.0" == world.client.outcome.version
+
+
+def test_the_sdk_fails_a_bad_signature_in_words(signer, tmp_path):
+    world = cloud("sdk", state=tmp_path).start()
+    failed = world.updates()[-1]
+    assert ("FAILED", {"reason": "the signature does not hold"}) == (failed["status"], failed["statusDetails"])
     assert "1.0.0" == world.client.outcome.version
 
 
@@ -518,6 +526,40 @@ def test_a_junk_bitmap_that_is_taken_at_its_word_costs_requests():
     world = cloud("jobs-cbor", "several", image=Random(3).randbytes(BLOCK * 16))
     asked = len(world.start().requests())
     assert 4 == asked
+
+
+def test_the_sdk_counts_versions_and_looks_for_the_next_job_when_its_own_is_taken_away():
+    world = cloud("sdk").start()
+    assert [2, 3, 4] == [update["expectedVersion"] for update in world.updates()]
+    world = cloud("sdk")
+    world.lost_blocks = {3}
+    world.start()
+    world.job["versionNumber"] = 9
+    world.tick()
+    assert ["jobs/AFR_OTA-probe1/update/rejected: VersionMismatch"] == list(world.client.outcome.failures)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (
+            lambda world: setattr(world, "state", lambda: {"status": "IN_PROGRESS", "versionNumber": 2}),
+            "the execution is",
+        ),
+        (
+            lambda world: setattr(
+                world, "state", lambda: {"status": "IN_PROGRESS", "versionNumber": 3, "statusDetails": {}}
+            ),
+            "came back",
+        ),
+    ],
+    ids=["a version that does not count", "details that are lost"],
+)
+def test_the_sdk_holds_a_server_to_what_it_answers(change, why):
+    world = cloud("sdk")
+    change(world)
+    with pytest.raises(WentWrong, match=why):
+        world.start()
 
 
 def test_the_version_is_compiled_into_the_image_or_one_step_up():
