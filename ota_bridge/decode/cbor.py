@@ -14,38 +14,49 @@ def read_cbor(
     max_items: int = 64,
     keys: MapKeys = MapKeys.UINT,
     ordered: bool = True,
+    scalars: bool = False,
 ) -> Any:
-    """Read one item of deterministic CBOR that fills `data`; `ordered=False` takes map keys in any order."""
+    """Read one item of deterministic CBOR that fills `data`.
+
+    `ordered=False` takes map keys in any order; `scalars` takes negative numbers, true and false as well.
+    """
     check_size(data, max_bytes, "CBOR")
-    reader = _CborReader(data, max_depth=max_depth, max_items=max_items, keys=keys, ordered=ordered)
+    reader = _CborReader(data, max_depth=max_depth, max_items=max_items, keys=keys, ordered=ordered, scalars=scalars)
     value = reader.item(0)
     if reader.position != len(data):
         raise Malformed(f"CBOR: {len(data) - reader.position} bytes follow the end")
     return value
 
 
-_UINT, _BYTES, _TEXT, _ARRAY, _MAP = 0, 2, 3, 4, 5
+_UINT, _NEGATIVE, _BYTES, _TEXT, _ARRAY, _MAP = 0, 1, 2, 3, 4, 5
 _NULL: Final = b"\xf6"
+_BOOLEANS: Final = {b"\xf4": False, b"\xf5": True}
 
 
 class _CborReader:
-    __slots__ = ("_data", "_keys", "_left", "_max_depth", "_max_items", "_ordered", "position")
+    __slots__ = ("_data", "_keys", "_left", "_max_depth", "_max_items", "_ordered", "_scalars", "position")
 
-    def __init__(self, data: bytes, *, max_depth: int, max_items: int, keys: MapKeys, ordered: bool) -> None:
+    def __init__(
+        self, data: bytes, *, max_depth: int, max_items: int, keys: MapKeys, ordered: bool, scalars: bool
+    ) -> None:
         self._data = data
         self._max_depth = max_depth
         self._max_items = self._left = max_items
         self._keys = keys
         self._ordered = ordered
+        self._scalars = scalars
         self.position = 0
 
     def item(self, depth: int) -> Any:
-        if self._data[self.position : self.position + 1] == _NULL:
+        initial = self._data[self.position : self.position + 1]
+        if initial == _NULL or (self._scalars and initial in _BOOLEANS):
             self.position += 1
-            return None
+            return _BOOLEANS.get(initial)
         major, argument = self._head()
         if major == _UINT:
             return argument
+        if major == _NEGATIVE:
+            return -1 - argument
         if major == _BYTES:
             return self._take(argument)
         if major == _TEXT:
@@ -63,7 +74,8 @@ class _CborReader:
         initial = self._data[start]
         self.position = start + 1
         major, info = initial >> 5, initial & 0x1F
-        if major not in (_UINT, _BYTES, _TEXT, _ARRAY, _MAP) or info > 27:  # noqa: PLR2004 - 28..31: RFC 8949 §3
+        is_number = major == _UINT or (major == _NEGATIVE and self._scalars)
+        if not (is_number or _BYTES <= major <= _MAP) or info > 27:  # noqa: PLR2004 - 28..31: RFC 8949 §3
             raise Malformed(f"CBOR: type 0x{initial:02x} at byte {start} is not allowed")
         if info < 24:  # noqa: PLR2004 - RFC 8949 §3: the argument itself
             return major, info

@@ -133,3 +133,26 @@ def test_text_keys_come_in_order_or_in_any_order_where_asked():
     )
     assert message(b"\xa1\x01\x01", keys=MapKeys.TEXT) == "CBOR: the map key at byte 1 must be text"
     assert read(bytes.fromhex("a20101616201"), keys=MapKeys.TEXT_OR_INT) == {1: 1, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ("20", -1),
+        ("37", -24),
+        ("3818", -25),
+        ("3bffffffffffffffff", -(2**64)),
+        ("f4", False),
+        ("f5", True),
+        ("f6", None),
+    ],
+)
+def test_negative_numbers_and_booleans_are_read_where_asked(data, expected):
+    found = read(bytes.fromhex(data), scalars=True)
+    assert (type(expected), expected) == (type(found), found)
+    assert expected is None or message(bytes.fromhex(data)).endswith("is not allowed")
+
+
+@pytest.mark.parametrize("data", ["f7", "f93c00", "e0", "f820", "c001", "3817", "3f", "a1f501", "a12001"])
+def test_nothing_else_is_read_with_them(data):
+    assert message(bytes.fromhex(data), scalars=True).startswith("CBOR: ")
