@@ -15,11 +15,12 @@ Rules:
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ota_bridge.core.artifacts import Artifact, ArtifactSource, Inline
+from ota_bridge.core.asked import find_artifact, ranges_of
 from ota_bridge.core.errors import ArtifactCold, BlockRefusal, StoreError
 from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
 from ota_bridge.core.shares import FairShares, Usage, Wait
@@ -52,6 +53,14 @@ class Refused:
     code: BlockRefusal
     retry_after_s: int
     silent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """Why there are no blocks now, before anybody is told or anything is counted."""
+
+    code: BlockRefusal
+    waits: Wait | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,21 +149,6 @@ class ServedCounters:
     damaged: int = 0
 
 
-def wanted_blocks(request: BlockRequest) -> Iterator[int]:
-    """The indices of the blocks that a request asks for, at most `count` of them, in rising order."""
-    if request.missing is None:
-        yield from range(request.count)
-        return
-    found = 0
-    for byte_index, byte in enumerate(request.missing):
-        for bit in range(8):
-            if byte >> bit & 1:
-                if found == request.count:
-                    return
-                found += 1
-                yield byte_index * 8 + bit
-
-
 class BlockServer:
     """The authorisation table and the answer to every block request. Used on one thread."""
 
@@ -190,6 +184,7 @@ class BlockServer:
         self._refusal_slack_s = self._refusal_interval_s * (refusals_burst - 1) + _SLACK_S
         self._totals = ServedCounters()
         self._clients: dict[DeviceId, Client] = {}
+        self._holders: dict[DeploymentId, Client] = {}
         self._gates: dict[RolloutId, Gate] = {}
         self._active: list[Activity] = []
         self._troubled: list[Client] = []
@@ -212,7 +207,11 @@ class BlockServer:
         for passed in client.passes.values():
             passed.artifact.close()
         client.passes = {}
-        kept = {grant.deployment for grant in client.grants} & {grant.deployment for grant in change.grants}
+        before, after = ({grant.deployment for grant in grants} for grants in (client.grants, change.grants))
+        kept = before & after
+        for ended in before - kept:
+            self._holders.pop(ended, None)
+        self._holders.update(dict.fromkeys(after - kept, client))
         client.grants, client.inline = change.grants, change.inline
         if not client.is_served:
             self._fading.append(client)
@@ -227,6 +226,14 @@ class BlockServer:
         ):
             client.free_until_mono = 0.0
             self.shares.end(client.device, mono)
+
+    def holder(self, deployment: DeploymentId) -> Client | None:
+        """Who may fetch what this deployment brings; None: nobody, or, until the table is whole, nobody knows."""
+        found = self._holders.get(deployment)
+        if found is None:
+            self.catch_up()
+            found = self._holders.get(deployment)
+        return found
 
     def open(self, mono: float) -> None:
         """The table is whole: from now on who is not in it is refused. Who was downloading keeps its slot."""
@@ -250,7 +257,8 @@ class BlockServer:
         if not limits.are_any:
             self.shares = None
         elif self.shares is None:
-            self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono)
+            packet_max = self._block_max + FRAME_MAX_BYTES
+            self.shares = FairShares(limits, lease_s=self._lease_s, mono=mono, packet_max_bytes=packet_max)
         else:
             self.shares.change(limits, mono)
         for client in self._clients.values():
@@ -274,18 +282,30 @@ class BlockServer:
 
     def answer(self, client: Client, request: BlockRequest, *, mono: float) -> Served | Refused | Cold:
         """What to send for one request. Never raises on any request that decoded."""
-        passed = self._verdict(client, request)
+        served = self.attempt(client, request, mono=mono, frame_bytes=client.frame_bytes)
+        if isinstance(served, Declined):
+            return self.refuse(client, served.code, mono=mono, waits=served.waits)
+        return served
+
+    def attempt(
+        self, client: Client, request: BlockRequest, *, mono: float, frame_bytes: int,
+        lane: Hashable = None, spare: bool = False,
+    ) -> Served | Declined | Cold:  # fmt: skip
+        """The same, and a refusal is left to the caller. `lane` and `spare` are as in `FairShares.admit`."""
+        passed = self.verdict(client, request.artifact)
         if isinstance(passed, BlockRefusal):
-            return self.refuse(client, passed, mono=mono)
-        ranges = _ranges(request, passed.end_bytes)
+            return Declined(passed)
+        if request.size > self.block_max or request.count > self.window_max:
+            return Declined(BlockRefusal.ABOVE_LIMIT)
+        ranges = ranges_of(request, passed.end_bytes)
         if not ranges:
-            return self.refuse(client, BlockRefusal.PAST_END, mono=mono)
+            return Declined(BlockRefusal.PAST_END)
         shares = self.shares if mono >= client.free_until_mono else None
         if shares is not None:
-            frame = client.frame_bytes
-            admitted = shares.admit(client.device, [length + frame for _, length in ranges], mono)
+            sizes = [length + frame_bytes for _, length in ranges]
+            admitted = shares.admit(client.device, sizes, mono, lane=lane, spare=spare)
             if isinstance(admitted, Wait):
-                return self.refuse(client, BlockRefusal.BUSY, mono=mono, waits=admitted)
+                return Declined(BlockRefusal.BUSY, admitted)
             del ranges[admitted:]
             if not shares.are_rates_capped:
                 client.free_until_mono = mono + FREE_S
@@ -300,36 +320,35 @@ class BlockServer:
             # Fail closed, but let the device wait: the operator is told, and a good copy heals it.
             self._totals.damaged += 1
             self.damage = str(error)
-            return self.refuse(client, BlockRefusal.BUSY, mono=mono)
+            return Declined(BlockRefusal.BUSY)
         if shares is not None:
-            shares.take([length + client.frame_bytes for _, length in ranges], mono)
+            shares.take([length + frame_bytes for _, length in ranges], mono, lane=lane)
         size = sum(len(data) for _, data in blocks)
         self.account(client, passed, len(blocks), size, offset + length, mono)
         return Served(blocks)
 
-    def _verdict(self, client: Client, request: BlockRequest) -> Pass | BlockRefusal:
+    def verdict(self, client: Client, artifact: bytes) -> Pass | BlockRefusal:
+        """Whether this device may have what it calls `artifact`."""
         if not self.is_loaded:
             return BlockRefusal.BUSY
-        passed = client.passes.get(request.artifact)
+        passed = client.passes.get(artifact)
         if passed is None:
-            passed = self._found(client, request.artifact)
+            passed = self._found(client, artifact)
             if passed is None:
                 self.catch_up()
-                passed = self._found(client, request.artifact)
+                passed = self._found(client, artifact)
             if passed is None:
                 return BlockRefusal.NOT_OPEN
-            client.passes[request.artifact] = passed
+            client.passes[artifact] = passed
         match passed.gate.state:
             case GrantState.PAUSED:
                 return BlockRefusal.PAUSED
             case GrantState.WITHDRAWN:
                 return BlockRefusal.WITHDRAWN
-        if request.size > self.block_max or request.count > self.window_max:
-            return BlockRefusal.ABOVE_LIMIT
         return passed
 
     def _found(self, client: Client, artifact: bytes) -> Pass | None:
-        found = _find(client.grants, artifact)
+        found = find_artifact(client.grants, artifact)
         if found is not None:
             return self._pass(client, *found)
         free = [data for digest, data in client.inline if digest.startswith(artifact)]
@@ -354,18 +373,22 @@ class BlockServer:
 
     def refuse(self, client: Client, code: BlockRefusal, *, mono: float, waits: Wait | None = None) -> Refused:
         """A refusal within the device's limit, or a silent one."""
-        if not client.refusals:
-            self._troubled.append(client)
-        client.refusals += 1
-        client.last_refusal, client.refused_mono, client.waits = code, mono, waits
-        refused = self._totals.refused
-        refused[code] = refused.get(code, 0) + 1
+        self.note(client, code, mono=mono, waits=waits)
         ready = client.refusal_ready_mono
         if ready > mono + self._refusal_slack_s or not self._may_tell(client, mono):
             self._totals.silent += 1
             return _SILENT[code]
         client.refusal_ready_mono = max(ready, mono) + self._refusal_interval_s
         return Refused(code, _RETRY_AFTER_S[code] if waits is None else waits.retry_after_s)
+
+    def note(self, client: Client, code: BlockRefusal, *, mono: float, waits: Wait | None = None) -> None:
+        """Count a refusal, and remember it for `why`."""
+        if not client.refusals:
+            self._troubled.append(client)
+        client.refusals += 1
+        client.last_refusal, client.refused_mono, client.waits = code, mono, waits
+        refused = self._totals.refused
+        refused[code] = refused.get(code, 0) + 1
 
     def _may_tell(self, client: Client, mono: float) -> bool:
         return self.shares is None or self.shares.may_tell(client.frame_bytes, mono)
@@ -458,31 +481,6 @@ class BlockServer:
 
 def _nothing() -> None:
     pass
-
-
-def _ranges(request: BlockRequest, end: int) -> list[tuple[int, int]]:
-    """Offset and length of each block that a request asks for, up to the artifact's end."""
-    found: list[tuple[int, int]] = []
-    for index in wanted_blocks(request):
-        offset = request.offset + index * request.size
-        if offset >= end:
-            break
-        found.append((offset, min(request.size, end - offset)))
-    return found
-
-
-def _find(grants: Sequence[Grant], artifact: bytes) -> tuple[Grant, bytes] | None:
-    """The grant and the whole digest that begins with `artifact`; None where there is none or the prefix fits two."""
-    if len(artifact) < MIN_PREFIX_BYTES:
-        return None
-    found: dict[bytes, Grant] = {}
-    for grant in grants:
-        names = (grant.manifest.sha256, grant.manifest.merkle_root, *(digest for digest, _ in grant.inline))
-        found |= {digest: grant for digest in names if digest.startswith(artifact)}
-    if len(found) != 1:
-        return None
-    ((digest, grant),) = found.items()
-    return grant, digest
 
 
 _RETRY_AFTER_S: Final = {

@@ -10,6 +10,10 @@ Pure; time is monotonic seconds. Rules:
 4. A slot is needed for every artifact, so that who has none is not served at all.
 5. Who must wait has a place in a line (`line`). A slot that has become free is for those in front at first, then for
    those further and further back.
+6. What goes in one stream (`bodies`) must not stop for long once it has begun, and the others take what is free in
+   bursts. So it gets a *lane*: a small part of the rates, cut off from the rest while it lasts, in which one packet may
+   go every LANE_STEP_S. Lanes take at most half of a rate, and leave the largest packet of the others its room. What a
+   stream wants beside that is of what nobody in the line waits for: who asks all the time would never let them pass.
 """
 
 import math
@@ -29,6 +33,11 @@ PATIENCE_MAX_S: Final = 10.0
 """How long a free slot is left to those in front, at most: then whoever asks may have it."""
 TOLD_PART: Final = 16
 """One part in so many of the bytes is for refusals, the rest for blocks."""
+LANE_STEP_S: Final = 0.2
+LANE_PACKETS: Final = 7
+"""So many packets go in a lane within WINDOW_S, both ends counted."""
+_LANE_MAX_S: Final = 30.0
+"""Nobody who waits for a lane is told to stay away for longer."""
 _HOLD_S: Final = 5.0
 """How long downloads last, before one was seen."""
 _SLOT_S: Final = 0.01
@@ -211,11 +220,25 @@ class DownloadSlots:
             self._free_since_mono = max(self._free_since_mono, since_mono)
 
 
+@dataclass(slots=True)
+class _Lane:
+    """What is cut off for it: `blocks` and `bytes`, each 0 where that is not capped."""
+
+    packet_bytes: int
+    blocks: int
+    bytes: int
+    used_mono: float = -math.inf
+
+
 class FairShares:
     """The caps in force."""
 
-    def __init__(self, limits: Limits, *, lease_s: float, mono: float) -> None:
+    def __init__(self, limits: Limits, *, lease_s: float, mono: float, packet_max_bytes: int = 0) -> None:
+        """`packet_max_bytes`: what lanes leave room for."""
         self.limits = Limits()
+        self._packet_max_bytes = packet_max_bytes
+        self._lanes: dict[Hashable, _Lane] = {}
+        self._lane_line = WaitingLine(_LANE_MAX_S)
         self._lease_s = lease_s
         self._slots: DownloadSlots | None = None
         self._blocks: SlidingWindow | None = None
@@ -227,6 +250,8 @@ class FairShares:
     def change(self, limits: Limits, mono: float) -> None:
         """These caps from now on."""
         told = limits.bytes_per_s // TOLD_PART
+        for lane in tuple(self._lanes):  # they are as large as the old caps allowed
+            self.close_lane(lane, mono)
         self.limits = limits
         self._blocks = _changed(self._blocks, limits.blocks_per_s, mono)
         self._bytes = _changed(self._bytes, limits.bytes_per_s - told, mono)
@@ -244,6 +269,11 @@ class FairShares:
         return self._blocks is not None or self._bytes is not None
 
     @property
+    def are_bytes_capped(self) -> bool:
+        """True while bytes per second are capped."""
+        return self._bytes is not None
+
+    @property
     def largest_bytes(self) -> int | None:
         """The largest packet that can ever pass; None for any."""
         return None if self._bytes is None else self._bytes.limit
@@ -258,25 +288,39 @@ class FairShares:
         if self._slots is not None:
             self._slots.end(holder, mono)
 
-    def admit(self, holder: Hashable, sizes: Sequence[int], mono: float) -> int | Wait:
+    def admit(
+        self, holder: Hashable, sizes: Sequence[int], mono: float, *, lane: Hashable = None, spare: bool = False
+    ) -> int | Wait:
         """How many packets of these sizes may go now, from the first on; nothing is counted before `take`.
 
-        More than a whole share is cut to it; else all or none.
+        More than a whole share is cut to it; else all or none. In a lane, if there is that one: one packet.
+        `spare`: only of what nobody waits for, and without a place in the line.
         """
-        if self._slots is not None:
-            retry_after_s = self._slots.ask(holder, mono)
-            if retry_after_s:
-                return Wait(Share.SLOT, retry_after_s)
+        if (waits := self._slot(holder, mono)) is not None:
+            return waits
         blocks, bytes_ = self._blocks, self._bytes
         count, total = len(sizes), sum(sizes)
+        own = self._lanes.get(lane)
+        if own is not None:
+            is_due = mono >= own.used_mono + LANE_STEP_S
+            return 1 if is_due and sizes[0] <= own.packet_bytes else Wait(self._tighter, 1)
         if blocks is not None and count > blocks.limit:
             count = blocks.limit
             total = sum(sizes[:count])
         while bytes_ is not None and count > 1 and total > bytes_.limit:
             count -= 1
             total -= sizes[count]
+        return self._turn(holder, count, total, mono, spare=spare) or count
+
+    def _slot(self, holder: Hashable, mono: float) -> Wait | None:
+        retry_after_s = 0 if self._slots is None else self._slots.ask(holder, mono)
+        return Wait(Share.SLOT, retry_after_s) if retry_after_s else None
+
+    def _turn(self, holder: Hashable, count: int, total: int, mono: float, *, spare: bool = False) -> Wait | None:
+        """None, if it is the turn of one who wants so many packets with so many bytes in all, and there is as much."""
+        blocks, bytes_ = self._blocks, self._bytes
         if blocks is None and bytes_ is None:
-            return count
+            return None
         units, free, tighter = 0.0, 1.0, Share.BLOCKS
         if blocks is not None:
             units, free = count / blocks.limit, blocks.left(mono) / blocks.limit
@@ -284,13 +328,101 @@ class FairShares:
             units, left = max(units, total / bytes_.limit), bytes_.left(mono) / bytes_.limit
             if left < free or blocks is None:
                 free, tighter = left, Share.BYTES
+        if spare:
+            return None if self._line.may_have(None, units, free, mono) else Wait(tighter, 1)
         if not self._line.may_have(holder, units, free, mono):
             return Wait(tighter, self._line.wait(holder, units, WINDOW_S, mono))
         self._line.leave(holder)
-        return count
+        return None
 
-    def take(self, sizes: Sequence[int], mono: float) -> None:
+    @property
+    def _tighter(self) -> Share:
+        return Share.BLOCKS if self._bytes is None else Share.BYTES
+
+    # --- lanes -------------------------------------------------------------------------------------------
+
+    def open_lane(self, lane: Hashable, holder: Hashable, packet_bytes: int, mono: float) -> Wait | None:
+        """A lane for packets up to this size. None: it is there, or nobody gets one: no rate is capped, or too small.
+
+        Wait: it needs a slot, or all lanes that there can be are taken, or it is not the holder's turn yet.
+        """
+        free = self._free_lanes(packet_bytes)
+        if lane in self._lanes or free is None:
+            return None
+        if (waits := self._slot(holder, mono)) is not None:
+            return waits
+        if not self._lane_line.may_have(holder, 1, free, mono):
+            return Wait(self._tighter, self._lane_line.wait(holder, 1, _HOLD_S, mono))
+        waits = self._turn(holder, LANE_PACKETS, LANE_PACKETS * packet_bytes, mono)
+        if waits is not None:
+            return waits
+        self._lane_line.leave(holder)
+        own = self._lanes[lane] = _Lane(
+            packet_bytes,
+            blocks=0 if self._blocks is None else LANE_PACKETS,
+            bytes=0 if self._bytes is None else LANE_PACKETS * packet_bytes,
+        )
+        self._cut(-1, own)
+        return None
+
+    def has_lane(self, lane: Hashable) -> bool:
+        """True while it is there: a change of the caps closes all of them."""
+        return lane in self._lanes
+
+    def close_lane(self, lane: Hashable, mono: float) -> None:
+        """What was cut off for it is for all again, and counts as used just now."""
+        own = self._lanes.pop(lane, None)
+        if own is not None:
+            self._cut(1, own)
+            if self._blocks is not None:
+                self._blocks.take(own.blocks, mono)
+            if self._bytes is not None:
+                self._bytes.take(own.bytes, mono)
+
+    def even(self, streams: int) -> tuple[int | None, int | None]:
+        """Blocks and bytes that each of so many streams may send every LANE_STEP_S, if nobody else sends anything."""
+        steps = LANE_PACKETS * max(1, streams)
+        blocks, bytes_ = self._whole_blocks, self._whole_bytes
+        return None if blocks is None else blocks // steps, None if bytes_ is None else bytes_ // steps
+
+    @property
+    def _whole_blocks(self) -> int | None:
+        return None if self._blocks is None else self._blocks.limit + sum(own.blocks for own in self._lanes.values())
+
+    @property
+    def _whole_bytes(self) -> int | None:
+        return None if self._bytes is None else self._bytes.limit + sum(own.bytes for own in self._lanes.values())
+
+    def _free_lanes(self, packet_bytes: int) -> int | None:
+        """How many more there can be; None if there can be none at all."""
+        free: list[int] = []
+        if self._blocks is not None and self._whole_blocks is not None:
+            most = self._whole_blocks // 2
+            if most < LANE_PACKETS:
+                return None
+            free.append((most - (self._whole_blocks - self._blocks.limit)) // LANE_PACKETS)
+        if self._bytes is not None and self._whole_bytes is not None:
+            cost = LANE_PACKETS * packet_bytes
+            most = min(self._whole_bytes // 2, self._whole_bytes - self._packet_max_bytes)
+            if most < cost:
+                return None
+            free.append((most - (self._whole_bytes - self._bytes.limit)) // cost)
+        return min(free, default=None)
+
+    def _cut(self, sign: int, own: _Lane) -> None:
+        if self._blocks is not None:
+            self._blocks.limit += sign * own.blocks
+        if self._bytes is not None:
+            self._bytes.limit += sign * own.bytes
+
+    # --- what goes ---------------------------------------------------------------------------------------
+
+    def take(self, sizes: Sequence[int], mono: float, *, lane: Hashable = None) -> None:
         """These packets go."""
+        own = self._lanes.get(lane)
+        if own is not None:
+            own.used_mono = mono
+            return
         if self._blocks is not None:
             self._blocks.take(len(sizes), mono)
         if self._bytes is not None:

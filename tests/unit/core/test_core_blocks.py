@@ -7,7 +7,7 @@ from core_world import MemorySource, facts_of, image_of, tree_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ota_bridge.core.blocks import TOLD_WITHIN_S, BlockServer, Cold, Refused, Served, wanted_blocks
+from ota_bridge.core.blocks import TOLD_WITHIN_S, BlockServer, Cold, Refused, Served
 from ota_bridge.core.errors import ArtifactCold, ArtifactDamaged, BlockRefusal, StoreError
 from ota_bridge.core.messages import (
     BlockActivity,
@@ -89,14 +89,6 @@ def test_every_legal_request_is_answered_as_the_protocol_says(offset, size, coun
         assert expected == blocks_of(answer)
     else:
         assert BlockRefusal.PAST_END is code_of(answer)
-
-
-@given(st.binary(min_size=1, max_size=40), st.integers(1, 400))
-def test_the_wanted_blocks_are_at_most_count_in_rising_order(missing, count):
-    request = BlockRequest(artifact=b"x" * 8, offset=0, size=1, count=count, missing=missing)
-    wanted = list(wanted_blocks(request))
-    everything = [index for index in range(len(missing) * 8) if missing[index // 8] >> index % 8 & 1]
-    assert everything[:count] == wanted
 
 
 def test_the_last_block_is_short_and_what_lies_past_the_end_is_left_out():

@@ -11,11 +11,23 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ota_bridge.core.errors import InvalidInput
-from ota_bridge.core.shares import PATIENCE_MAX_S, REST_S, WAIT_MAX_S, WINDOW_S, FairShares, SlidingWindow, Usage, Wait
+from ota_bridge.core.shares import (
+    LANE_STEP_S,
+    PATIENCE_MAX_S,
+    REST_S,
+    WAIT_MAX_S,
+    WINDOW_S,
+    FairShares,
+    SlidingWindow,
+    Usage,
+    Wait,
+)
 from ota_bridge.core.values import Limits, Share
 
 LEASE_S = 6.0
 NONE = 10**12
+LANE_PACKET = 300
+LARGEST = 1_000
 
 
 class Outside:
@@ -23,7 +35,7 @@ class Outside:
 
     def __init__(self, limits, mono=0.0, lease_s=LEASE_S):
         self.mono = mono
-        self.shares = FairShares(limits, lease_s=lease_s, mono=mono)
+        self.shares = FairShares(limits, lease_s=lease_s, mono=mono, packet_max_bytes=LARGEST)
         self.in_force = [(mono, limits)]
         self.gone = []
 
@@ -37,11 +49,26 @@ class Outside:
         self.gone.append((self.mono, device, sizes[:admitted]))
         return admitted
 
+    def streams(self, device):
+        """A packet in the device's lane, if there is one to be had."""
+        lane = ("lane", device)
+        if self.shares.open_lane(lane, device, LANE_PACKET, self.mono) is not None or not self.shares.has_lane(lane):
+            return 0
+        admitted = self.shares.admit(device, [LANE_PACKET], self.mono, lane=lane)
+        if isinstance(admitted, Wait):
+            return 0
+        self.shares.take([LANE_PACKET], self.mono, lane=lane)
+        self.gone.append((self.mono, device, [LANE_PACKET]))
+        return admitted
+
+    def ends_stream(self, device):
+        self.shares.close_lane(("lane", device), self.mono)
+
     def kill(self):
         """All memory is lost; what the database knew comes back."""
         limits = self.in_force[-1][1]
         known = {device: when for when, device, _ in self.gone if self.mono - when < LEASE_S and when < self.mono - 1.0}
-        self.shares = FairShares(limits, lease_s=LEASE_S, mono=self.mono)
+        self.shares = FairShares(limits, lease_s=LEASE_S, mono=self.mono, packet_max_bytes=LARGEST)
         for device, when in sorted(known.items(), key=lambda item: item[1]):
             self.shares.seed(device, when)
 
@@ -87,6 +114,8 @@ STEPS = st.one_of(
     ASKS,
     ASKS,
     ASKS,
+    st.tuples(st.just("streams"), st.integers(0, 7)),
+    st.tuples(st.just("ends_stream"), st.integers(0, 7)),
     st.tuples(st.just("end"), st.integers(0, 7)),
     st.tuples(st.just("change"), LIMITS),
     st.tuples(st.just("kill")),
@@ -133,6 +162,10 @@ def test_no_second_ever_shows_more_than_the_caps_in_a_crowd(seed):
             )
         if rng.random() < 0.002:
             outside.shares.end(rng.randrange(40), outside.mono)
+        if rng.random() < 0.3:
+            outside.streams(rng.randrange(5))
+        if rng.random() < 0.003:
+            outside.ends_stream(rng.randrange(5))
         outside.ask(rng.randrange(40), [rng.randint(1, 4_000)] * rng.randint(1, 16))
     outside.check()
     assert len(outside.gone) > 100
@@ -233,6 +266,101 @@ def test_a_device_that_does_not_wait_gets_nothing_that_is_kept_for_one_that_does
     outside.mono += WINDOW_S + 0.02
     assert 0 == outside.ask("greedy", [1] * 4)
     assert 4 == outside.ask("honest", [1] * 4)
+
+
+# --- lanes ---------------------------------------------------------------------------------------------------
+
+
+def lanes_of(limits, number, *, mono=10.0, packet=LANE_PACKET):
+    outside = Outside(limits)
+    outside.mono = mono
+    return outside, [outside.shares.open_lane(one, one, packet, mono) for one in range(number)]
+
+
+def test_in_a_lane_one_packet_goes_at_each_step_whatever_the_others_take():
+    outside, opened = lanes_of(Limits(bytes_per_s=20_000), 1)
+    assert [None] == opened
+    gaps, last = [], outside.mono
+    while outside.mono < 30.0:
+        while outside.ask("greedy", [1_000]):
+            pass
+        if outside.streams(0):
+            gaps.append(outside.mono - last)
+            last = outside.mono
+        outside.mono += 0.01
+    assert max(gaps[2:]) <= LANE_STEP_S + 0.02
+    assert 20.0 / (LANE_STEP_S + 0.01) - 3 <= len(gaps) <= 20.0 / LANE_STEP_S + 1
+    outside.check()
+
+
+def test_lanes_take_at_most_half_and_the_next_waits_until_one_is_closed():
+    limits = Limits(blocks_per_s=32)
+    outside, opened = lanes_of(limits, 3)
+    assert [None, None] == opened[:2]
+    assert isinstance(opened[2], Wait)
+    outside.shares.close_lane(0, 10.0)
+    assert None is outside.shares.open_lane(2, 2, LANE_PACKET, 10.1)
+    assert [False, True, True] == [outside.shares.has_lane(one) for one in range(3)]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(blocks_per_s=13),
+        Limits(bytes_per_s=4_400),  # two lanes would be more than what there is without the part for refusals
+        Limits(downloads=3),
+    ],
+)
+def test_where_caps_are_too_small_or_no_rates_are_capped_there_is_no_lane_and_nobody_waits_for_one(limits):
+    outside, opened = lanes_of(limits, 1)
+    assert [None] == opened
+    assert not outside.shares.has_lane(0)
+
+
+def test_lanes_leave_the_largest_packet_its_room():
+    shares = FairShares(Limits(bytes_per_s=20_000), lease_s=60, mono=0.0, packet_max_bytes=17_000)
+    assert None is shares.open_lane("lane", "d", LANE_PACKET, 10.0)
+    assert not shares.has_lane("lane")
+    assert 1 == shares.admit("other", [17_000], 10.0)
+
+
+def test_a_lane_is_not_opened_before_those_who_wait_have_had_their_turn():
+    outside, _ = lanes_of(Limits(blocks_per_s=20), 0)
+    outside.ask("greedy", [1] * 20)
+    assert 0 == outside.ask("honest", [1] * 18)
+    late_mono = 10.0 + WINDOW_S + 0.02
+    assert Wait(Share.BLOCKS, 1) == outside.shares.open_lane("lane", "stream", LANE_PACKET, late_mono)
+    outside.mono = late_mono
+    assert 18 == outside.ask("honest", [1] * 18)
+
+
+def test_what_a_lane_was_counts_as_used_when_it_is_closed():
+    outside, _ = lanes_of(Limits(blocks_per_s=20), 1)
+    outside.shares.close_lane(0, 10.0)
+    assert [0, 13] == [outside.ask("other", [1] * 14), outside.ask("other", [1] * 13)]
+
+
+def test_a_change_of_the_caps_closes_all_lanes_and_counts_them_as_used():
+    outside, opened = lanes_of(Limits(blocks_per_s=28), 2)
+    assert [None, None] == opened
+    outside.change(Limits(blocks_per_s=20))
+    assert [False, False] == [outside.shares.has_lane(one) for one in range(2)]
+    assert 0 == outside.ask("other", [1] * 7)
+    assert 6 == outside.ask("other", [1] * 6)
+
+
+def test_a_lane_needs_a_slot_too():
+    outside, _ = lanes_of(Limits(blocks_per_s=50, downloads=1), 0)
+    assert 1 == outside.ask("other", [1])
+    assert Wait(Share.SLOT, 1) == outside.shares.open_lane("lane", 0, LANE_PACKET, 10.0)
+    assert not outside.shares.has_lane("lane")
+    assert 43 == outside.ask("other", [1] * 43)
+
+
+def test_an_even_part_is_what_each_stream_may_send_at_a_step():
+    outside, _ = lanes_of(Limits(blocks_per_s=70, bytes_per_s=74_666), 2)
+    assert [(10, 10_000), (10, 10_000), (5, 5_000)] == [outside.shares.even(streams) for streams in (0, 1, 2)]
+    assert (None, None) == FairShares(Limits(downloads=1), lease_s=60, mono=0.0).even(1)
 
 
 # --- slots ---------------------------------------------------------------------------------------------------
