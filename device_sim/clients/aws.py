@@ -151,5 +151,5 @@ class AwsClient:
                 return replace(action, topic=prefix + action.topic)
             case Subscribe() | Unsubscribe():
                 return replace(action, topic_filter=prefix + action.topic_filter)
-            case Restart():
+            case _:
                 return action

@@ -8,7 +8,7 @@ that a server's mistake is loud here.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from device_sim.errors import DeviceSimError
 
@@ -87,7 +87,39 @@ class Restart:
     after_s: float = 0.0
 
 
-Action = Publish | Subscribe | Unsubscribe | Restart
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Open a TCP connection of its own and send these bytes; an older one is dropped. `Read` takes what comes."""
+
+    host: str
+    port: int
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Read:
+    """Take up to `max_bytes` of what came, or up to and with `until`; the answer is a `Fetched`."""
+
+    max_bytes: int
+    within_s: float
+    until: bytes = b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HangUp:
+    """Close the connection that `Fetch` opened."""
+
+
+Action = Publish | Subscribe | Unsubscribe | Restart | Fetch | Read | HangUp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """The answer to a `Read`: all that was wanted, or a fault."""
+
+    data: bytes = b""
+    fault: str = ""
+    """Why there is not so much of it: no connection, closed, not in time. Empty: there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,4 +171,13 @@ class VendorClient(Protocol):
 
     def next_deadline(self) -> float | None:
         """When `tick` is wanted next, in the clock of `now_s`."""
+        ...
+
+
+@runtime_checkable
+class Downloader(VendorClient, Protocol):
+    """A device that also downloads over a TCP connection of its own, one at a time."""
+
+    def fetched(self, result: Fetched, now_s: float) -> Sequence[Action]:
+        """The answer to its last `Read`; never comes after a `Fetch` or `HangUp` that followed it."""
         ...
