@@ -11,10 +11,7 @@ refusals, silence. It never waits for the database: what was served is drained i
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 from ota_bridge.core.blocks import BlockServer, Client, Cold, Pass, Refused
@@ -22,28 +19,13 @@ from ota_bridge.core.errors import BlockRefusal, Malformed, StoreError
 from ota_bridge.dialect import BlockDialect, MalformedRequest
 from ota_bridge.mqtt.blocks import Pieces
 from ota_bridge.mqtt.codec import publish_head
+from ota_bridge.request_lines import TRIES_MAX, Read, RequestLines, Waiting, read_now
 
 TOPICS_MAX: Final = 200_000
-WAITING_MAX: Final = 4_096
-WAITING_PER_DEVICE_MAX: Final = 16
-TRIES_MAX: Final = 3
 _NAME_MAX_BYTES: Final = 32
 _DATA_MAX_BYTES: Final = 1 << 20
 _PUBLISH_BYTES: Final = 7
 """The longest head of a PUBLISH at QoS 0, without the topic."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A request that waits for the disk, or behind one that does."""
-
-    topic: bytes
-    payload: bytes
-    tries: int = 0
-
-
-Read = Callable[[Cold, Callable[[], None]], None]
-"""Runs `Cold.artifact.fetch` in a thread and then the callback on the loop."""
 
 
 class BlockGateway:
@@ -65,14 +47,17 @@ class BlockGateway:
         self.strangers = 0
         """Requests on topics that name no device."""
         self._dialect = dialect
-        self._read = read or _read_now
-        self._mono = mono
         self._quick = dialect.quick_request if fast else _nothing_is_plain
         self._pack_offset = dialect.pack_offset
         self._frame_bytes = _frame_bytes(dialect)
         self._clients: dict[bytes, Client] = {}
-        self._waiting_in_all = 0
-        self._lines: dict[Client, deque[_Waiting]] = {}
+        self._lines = RequestLines(
+            answer=self._answer,
+            known=lambda asked: self._client(asked.topic),
+            read=read or read_now,
+            mono=mono,
+            send=self._send_late,
+        )
 
     def handle(self, topic: bytes, payload: bytes, now: float, out: Pieces) -> int:
         """Append the answer to one request; returns about how many bytes it has."""
@@ -85,7 +70,7 @@ class BlockGateway:
         if client.ready_mono > now + server.slack_s:
             return self._busy(client, payload, now, out)
         if client.is_waiting:
-            return self._wait(client, _Waiting(topic, payload), now, out)
+            return self._wait(client, Waiting(topic, payload), now, out)
         request = self._quick(payload)
         if request is not None:
             artifact, offset, size, count = request
@@ -103,7 +88,7 @@ class BlockGateway:
                     return self._serve(client, passed, request, now, out)
                 except StoreError:
                     del out[whole:]
-        return self._general(client, _Waiting(topic, payload), now, out)
+        return self._general(client, Waiting(topic, payload), now, out)
 
     # --- the fast lane -----------------------------------------------------------------------------------
 
@@ -147,14 +132,14 @@ class BlockGateway:
         client.frame_bytes = _PUBLISH_BYTES + len(self._dialect.answer_topic(device)) + self._frame_bytes
         return client
 
-    def _general(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> int:
+    def _general(self, client: Client, asked: Waiting, now: float, out: Pieces) -> int:
         before = len(out)
         cold = self._answer(client, asked, now, out)
         if cold is not None:
             return self._wait(client, asked, now, out, cold)
         return sum(map(len, out[before:]))
 
-    def _answer(self, client: Client, asked: _Waiting, now: float, out: Pieces) -> Cold | None:
+    def _answer(self, client: Client, asked: Waiting, now: float, out: Pieces) -> Cold | None:
         """Append blocks or a refusal; or, with nothing done, what has to be read first."""
         dialect = self._dialect
         try:
@@ -188,40 +173,13 @@ class BlockGateway:
 
     # --- what waits for the disk -------------------------------------------------------------------------
 
-    def _wait(self, client: Client, asked: _Waiting, now: float, out: Pieces, cold: Cold | None = None) -> int:
-        """Let a request wait: the first until `cold` was read, any other until those before it were answered."""
-        line = self._lines.setdefault(client, deque())
-        if len(line) >= WAITING_PER_DEVICE_MAX or self._waiting_in_all >= WAITING_MAX:
-            if not line:
-                del self._lines[client]
-            return self._busy(client, asked.payload, now, out)
-        self._waiting_in_all += 1
-        line.append(asked)
-        client.is_waiting = True
-        if cold is not None:
-            self._read(cold, partial(self._on_read, client))
-        return 0
+    def _wait(self, client: Client, asked: Waiting, now: float, out: Pieces, cold: Cold | None = None) -> int:
+        if self._lines.wait(client, asked, cold):
+            return 0
+        return self._busy(client, asked.payload, now, out)
 
-    def _on_read(self, client: Client) -> None:
-        """Answer the line up to the next request that has to wait for the disk."""
-        line, late, now = self._lines[client], Pieces(), self._mono()
-        known = self._client(line[0].topic) if client.is_gone else client
-        cold: Cold | None = None
-        while line and cold is None:
-            asked = line[0]
-            asked.tries += 1
-            if known is not None:
-                cold = self._answer(known, asked, now, late)
-            if cold is None:
-                line.popleft()
-                self._waiting_in_all -= 1
-        if late:
-            self.send(late)
-        if cold is not None:
-            self._read(cold, partial(self._on_read, client))
-            return
-        del self._lines[client]
-        client.is_waiting = False
+    def _send_late(self, pieces: Pieces) -> bool:
+        return self.send(pieces)
 
     def _busy(self, client: Client, payload: bytes, now: float, out: Pieces) -> int:
         refused = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
@@ -240,11 +198,6 @@ def _frame_bytes(dialect: BlockDialect) -> int:
     before, after = dialect.block_frame(name, _DATA_MAX_BYTES)
     refusal = dialect.encode_refusal(name, offset, BlockRefusal.BUSY, 1 << 16, _DATA_MAX_BYTES, 1 << 16)
     return max(len(before) + len(dialect.pack_offset(offset)) + len(after), len(refusal))
-
-
-def _read_now(cold: Cold, done: Callable[[], None]) -> None:
-    cold.artifact.fetch(cold.offset, cold.length)
-    done()
 
 
 def _nothing_is_plain(_payload: bytes) -> None:

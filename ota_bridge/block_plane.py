@@ -13,15 +13,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from ota_bridge.block_gateway import BlockGateway, Read
+from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.config import BlockSettings, LogSettings
-from ota_bridge.core.blocks import BlockServer, Cold, ServedCounters
+from ota_bridge.core.blocks import BlockServer, Cold
 from ota_bridge.core.messages import BlockActivity, BlockTrouble, GrantsChanged, GrantState
+from ota_bridge.core.served import ServedCounters
 from ota_bridge.core.shares import Usage
 from ota_bridge.core.values import Limits, RolloutId
 from ota_bridge.dialects.native import NativeDialect
-from ota_bridge.mqtt.blocks import BlockLink, LinkCounters
+from ota_bridge.dialects.registry import Settings, load
+from ota_bridge.mqtt.blocks import BlockLink, LinkCounters, Pieces
+from ota_bridge.request_lines import Read
 from ota_bridge.store.blobs import BlobStore
+from ota_bridge.vendor_blocks import VendorBlockGateway
 from ota_bridge.wire import BrokerAddress
 
 TELL_S: Final = 1.0
@@ -46,6 +50,8 @@ class PlaneSettings:
     data_dir: Path
     blocks: BlockSettings
     log: LogSettings
+    dialects: Settings = field(default_factory=dict)
+    """The vendors' protocols that are set up."""
     rest_s: float = 0.0
     """How long the link may hold up its loop to read many requests at once: only where nothing else runs in it."""
 
@@ -191,17 +197,26 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
         device_burst_blocks=limits.device_burst_blocks,
         lease_s=limits.slot_lease_s,
     )
-    gateway = BlockGateway(server, dialect, read=_reader())
+    read = _reader()
+    gateway = BlockGateway(server, dialect, read=read)
+    spoken = [blocks for vendor in load(settings.dialects) if (blocks := vendor.blocks) is not None]
+    vendors = VendorBlockGateway(server, spoken, read=read)
+    own = dialect.block_filter().removesuffix("+/+").encode()
+
+    def handle(topic: bytes, payload: bytes, now: float, out: Pieces) -> int:
+        return (gateway if topic.startswith(own) else vendors).handle(topic, payload, now, out)
+
     link = BlockLink(
         settings.address,
         client_id=settings.client_id,
         topic_filter=dialect.block_filter(),
-        handler=gateway.handle,
+        also=vendors.filters(),
+        handler=handle if spoken else gateway.handle,
         keepalive_s=settings.keepalive_s,
         on_state=lambda up: plane.listener.set_plane(blocks=up) if plane.listener else None,
         rest_s=settings.rest_s,
     )
-    gateway.send = link.send
+    gateway.send = vendors.send = link.send
 
     async def look() -> None:
         while True:

@@ -20,9 +20,9 @@ from typing import Any, Final
 
 from ota_bridge.block_plane import Listener, PlaneCounters, PlaneSettings
 from ota_bridge.channel import Channel
-from ota_bridge.core.blocks import ServedCounters
 from ota_bridge.core.errors import ConfigError, OtaBridgeError
 from ota_bridge.core.messages import GrantsChanged, GrantState
+from ota_bridge.core.served import ServedCounters
 from ota_bridge.core.values import Limits, RolloutId
 from ota_bridge.mqtt.blocks import LinkCounters
 

@@ -35,6 +35,7 @@ _FOREIGN_ENV: Final = ("OTA_BRIDGE_SERVICE_", "OTA_BRIDGE_PORT")
 """Kubernetes sets these in every container beside a service called ota-bridge."""
 _SOCKET_PATH_MAX_BYTES: Final = 107
 _DAY_S: Final = 86_400
+_DIALECTS: Final = "dialects"
 
 
 class TopicIdentity(StrEnum):
@@ -250,6 +251,8 @@ class Config:
     security: SecuritySettings = SecuritySettings()
     log: LogSettings = LogSettings()
     local: LocalSettings = LocalSettings()
+    dialects: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The tables `[dialects.NAME]` of the file: each sets a vendor's protocol up, and checks what stands in it."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     file: Path | None = None
 
@@ -266,6 +269,7 @@ class Config:
             for name, text in flags.items()
         }
         config = _build({name: value for name, (value, _) in found.items()}, found, path)
+        config = replace(config, dialects=_dialects(path))
         _check_together(config)
         return config
 
@@ -374,8 +378,21 @@ def _from_file(path: Path) -> dict[str, tuple[Any, str]]:
     return found
 
 
+def _dialects(path: Path | None) -> Mapping[str, Mapping[str, Any]]:
+    """The tables of the file that only their dialects can check."""
+    if path is None:
+        return {}
+    tables = tomllib.loads(path.read_text(encoding="utf-8")).get(_DIALECTS, {})
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"file {path}: dialects.{name[:40]}: write [dialects.{name[:40]}] and its keys below")
+    return tables  # type: ignore[no-any-return]  # TOML gives no types
+
+
 def _flat(document: Mapping[str, Any], origin: str) -> Iterator[tuple[str, object]]:
     for key, value in document.items():
+        if key == _DIALECTS and isinstance(value, dict):
+            continue
         if key in _SECTIONS:
             if not isinstance(value, dict):
                 raise ConfigError(f"{origin}: {key} is a section; write [{key}] and its keys below")

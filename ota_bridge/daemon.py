@@ -34,6 +34,7 @@ from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
+from ota_bridge.dialects.registry import load
 from ota_bridge.files.links import SignedLinks
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
@@ -47,6 +48,7 @@ from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.lock import DataDirectoryLock
 from ota_bridge.store.opening import open_store
 from ota_bridge.store.outcome import Store
+from ota_bridge.switch import Switch
 from ota_bridge.web.local import LocalSocket
 from ota_bridge.wire import BrokerAddress
 
@@ -238,6 +240,7 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root)
+    vendors = load(config.dialects)
     bridge = Bridge(
         rules_of(config),
         verify=authority.verify,
@@ -246,16 +249,18 @@ async def _build(
         links=_links(config),
         queries=CelQueries(),
         calendar=CronCalendar(),
+        dialects={vendor.name: vendor for vendor in vendors},
     )
     plane = _plane(config, blobs, blocks_address)
     limit = ReportLimit(per_s=config.reports.device_per_s, burst=config.reports.device_burst)
-    gateway = Gateway(bridge=bridge, store=store, dialect=dialect, blocks=plane, limit=limit)
+    switch = Switch(dialect, vendors)
+    gateway = Gateway(bridge=bridge, store=store, switch=switch, blocks=plane, limit=limit)
     plane.listener = gateway
     down = {**gateway.planes(), "control": "down", "blocks": "unknown"}
     control = ControlLink(
         control_address,
         client_id=f"{config.broker.client_id_prefix}-control",
-        subscriptions=dialect.subscriptions(),
+        subscriptions=switch.subscriptions(),
         will=dialect.state("bridge", down),
         on_message=gateway.on_message,
         on_state=lambda up: gateway.set_plane(control=up),
@@ -291,6 +296,7 @@ def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPla
         data_dir=config.data_dir,
         blocks=config.blocks,
         log=config.log,
+        dialects=config.dialects,
     )
     where = config.blocks.process
     if where is PlaneProcess.OWN or (where is PlaneProcess.AUTO and config.broker.url):

@@ -1,15 +1,21 @@
 """What every dialect is: pure functions between MQTT messages and the core's messages.
 
+`Dialect` and `BlockDialect` are the native protocol's. A vendor's protocol is a `VendorDialect`, and a `VendorBlocks`
+where its devices fetch over MQTT; CONTRIBUTING.md walks through writing one.
+
 A dialect does no I/O and reads no clock. It never publishes to a topic taken from a payload: the topic of an answer
 is derived from the topic that came in. Built-in dialects and third parties' (entry point `ota_bridge.dialects`) enter
 by the same door, the registry in `dialects/`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, Protocol
 
-from ota_bridge.core.errors import BlockRefusal, Malformed
-from ota_bridge.core.messages import BlockRequest, Downlink, Uplink
+from ota_bridge.core.conversation import Conversation
+from ota_bridge.core.errors import BlockRefusal, ConfigError, InvalidInput, Malformed
+from ota_bridge.core.messages import BlockRequest, Downlink, Rejected, Said, Uplink
 from ota_bridge.core.values import DeviceId
 from ota_bridge.wire import MqttMessage, Subscription
 
@@ -82,3 +88,148 @@ class BlockDialect(Protocol):
     ) -> bytes:
         """A refusal; it always tells the limits."""
         ...
+
+
+Piece = tuple[bytes, Sequence[bytes | memoryview]]
+"""A message: topic, and its payload in pieces that need not be joined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A request for blocks in a vendor's protocol, read as far as its message goes.
+
+    Which of the device's granted artifacts it means is said by whatever its protocol names: what is empty fits all.
+    """
+
+    device: DeviceId
+    offset: int
+    size: int
+    """Of each block, in bytes; 0: the whole artifact in one."""
+    count: int = 1
+    missing: bytes | None = None
+    """As in `BlockRequest`: bit j of byte k stands for block 8 k + j from `offset`, at most `count` of them."""
+    artifact: bytes = b""
+    """The first bytes of its SHA-256, as many as the protocol carries."""
+    component: str = ""
+    version: str = ""
+    frame_bytes: int = 512
+    """No packet of the answer has more than this beside its data: what the caps on bytes count."""
+    reply_to: Any = None
+    """The dialect's own: what the answer needs of the question (request id, token, topic)."""
+
+
+class VendorDialect(Conversation, Protocol):
+    """The control plane of a vendor's protocol.
+
+    `hear` and `tell` (see `Conversation`) run on the store's thread, `read` and `is_for_blocks` on the event loop.
+    """
+
+    def subscriptions(self) -> Sequence[Subscription]:
+        """What the control link subscribes for it."""
+        ...
+
+    def is_for_blocks(self, message: MqttMessage) -> bool:
+        """True for what the block plane answers on a topic that both subscribe; it is passed over, and not limited."""
+        ...
+
+    def read(self, message: MqttMessage) -> Said | Rejected | None:
+        """A message on one of its topics. None: it is nobody's, say no more. `Rejected`: a bad payload on a device's
+        own topic. Raises Malformed where the topic names no device, and nothing else.
+        """
+        ...
+
+    @property
+    def blocks(self) -> "VendorBlocks | None":
+        """Its block plane; None: its devices fetch by URL."""
+        ...
+
+
+class VendorBlocks(Protocol):
+    """The block plane of a vendor's protocol. Runs in the block plane's process; raises what is said, nothing else."""
+
+    @property
+    def block_max_bytes(self) -> int:
+        """The largest block that this protocol may be given, whatever the native limit is."""
+        ...
+
+    @property
+    def count_max(self) -> int:
+        """The most blocks in answer to one request."""
+        ...
+
+    @property
+    def repeat_s(self) -> float:
+        """A request that is the same, byte for byte, as the device's last one, which was answered less than this long
+        before, stays unanswered; 0: each is answered.
+        """
+        ...
+
+    def filters(self) -> Sequence[str]:
+        """The topic filters of its requests, subscribed at QoS 0."""
+        ...
+
+    def read(self, topic: bytes, payload: bytes) -> Asked | None:
+        """A request; None for what is none. Raises Malformed where the topic names no device, MalformedFrom else."""
+        ...
+
+    def blocks_of(self, asked: Asked, blocks: Sequence[tuple[int, memoryview]], size_bytes: int) -> Sequence[Piece]:
+        """The messages that carry these blocks, (offset, data) each, of an artifact of `size_bytes`."""
+        ...
+
+    def refusal(self, asked: Asked, code: BlockRefusal, retry_after_s: int) -> Sequence[Piece]:
+        """What to say instead of blocks; none: silence. Past the end of the artifact comes here as PAST_END."""
+        ...
+
+    def malformed(self, error: "MalformedFrom") -> Sequence[Piece]:
+        """What to say to a request that could not be read."""
+        ...
+
+
+class MalformedFrom(Malformed):
+    """A request of a known device that does not decode. `reply_to`: what an answer needs, as in `Asked`."""
+
+    def __init__(self, message: str, *, device: DeviceId, reply_to: Any = None) -> None:
+        super().__init__(message)
+        self.device = device
+        self.reply_to = reply_to
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Products:
+    """Which product a device belongs to whose topics do not say so: by patterns of names, the first that fits."""
+
+    patterns: Sequence[tuple[str, str]] = ()
+    """Shell patterns (`meter-*`) and products."""
+    default: str = ""
+
+    def device(self, name: str) -> DeviceId:
+        """Raises Malformed where the name cannot be one or no product is set for it."""
+        product = next((found for pattern, found in self.patterns if fnmatchcase(name, pattern)), self.default)
+        if not product:
+            raise Malformed(
+                f"device {name[:60]!r}: no product is set for it; set `product` or `products` of its dialect"
+            )
+        try:
+            return DeviceId(product, name)
+        except InvalidInput as error:
+            raise Malformed(f"topic: {error}") from error
+
+
+def read_options(dialect: str, options: Mapping[str, Any], known: Mapping[str, type]) -> dict[str, Any]:
+    """The settings of `[dialects.NAME]`, checked by name and type; raises ConfigError that names what was wrong."""
+    for name, value in options.items():
+        kind = known.get(name)
+        if kind is None:
+            raise ConfigError(f"dialects.{dialect}.{name[:40]} is not a setting; known are {', '.join(sorted(known))}")
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(f"dialects.{dialect}.{name} = {str(value)[:40]!r}: {kind.__name__} is expected")
+    return dict(options)
+
+
+def products_of(dialect: str, options: Mapping[str, Any]) -> Products:
+    """From the settings `product` (text) and `products` (a table of patterns and products)."""
+    patterns = options.get("products", {})
+    for pattern, product in patterns.items():
+        if not isinstance(product, str):
+            raise ConfigError(f"dialects.{dialect}.products.{pattern[:40]}: the name of a product is expected")
+    return Products(patterns=tuple(patterns.items()), default=options.get("product", ""))

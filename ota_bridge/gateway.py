@@ -23,7 +23,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeVar, assert_never
+from typing import Any, Final, TypeVar, assert_never
 
 from ota_bridge import __version__
 from ota_bridge.audit_head import AuditHead
@@ -49,6 +49,7 @@ from ota_bridge.core.messages import (
     Rejected,
     ReportAck,
     RolloutChanged,
+    Saying,
     Uplink,
 )
 from ota_bridge.core.operations import OPERATIONS, perform
@@ -62,9 +63,10 @@ from ota_bridge.counters import GatewayCounters
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.door import Door
 from ota_bridge.mqtt.control import AckToken, Incoming
-from ota_bridge.outlet import Outlet
+from ota_bridge.outlet import Outlet, Publisher, call_soon
 from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
 from ota_bridge.subscriber import Subscriber
+from ota_bridge.switch import Switch
 from ota_bridge.wire import MqttMessage
 
 T = TypeVar("T")
@@ -89,19 +91,6 @@ SETTLE_S: Final = WINDOW_S
 _log = logging.getLogger(__name__)
 
 
-def _soon(run: Callable[[], None]) -> object:
-    return asyncio.get_running_loop().call_soon(run)
-
-
-class Publisher(Protocol):
-    """What the gateway needs of the control link."""
-
-    @property
-    def queued(self) -> int: ...
-    def publish(self, message: MqttMessage) -> bool: ...
-    def ack(self, token: AckToken) -> None: ...
-
-
 @dataclass(slots=True)
 class _Planes:
     """Which of the two links is up."""
@@ -117,12 +106,12 @@ class Gateway:
 
     bridge: Bridge
     store: Store
-    dialect: NativeDialect
+    switch: Switch
     blocks: BlockPlane
     link: Publisher | None = None
     wall: Callable[[], float] = time.time
     mono: Callable[[], float] = time.monotonic
-    soon: Callable[[Callable[[], None]], object] = _soon
+    soon: Callable[[Callable[[], None]], object] = call_soon
     limit: ReportLimit = field(default_factory=ReportLimit)
     counters: GatewayCounters = field(default_factory=GatewayCounters)
     _planes: _Planes = field(default_factory=_Planes)
@@ -154,31 +143,42 @@ class Gateway:
         """Both clocks."""
         return Now(wall=self.wall(), mono=self.mono())
 
+    @property
+    def dialect(self) -> NativeDialect:
+        """The native protocol, in which operators are told too."""
+        return self.switch.native
+
     # --- in ----------------------------------------------------------------------------------------------
 
     def on_message(self, incoming: Incoming) -> None:
         """One message of the control link."""
         self.counters.reports += 1
-        message = incoming.message
+        uplink = self._meaning(incoming.message)
+        if uplink is None:
+            self._ack(incoming.token)
+        else:
+            self._submit(uplink, incoming.token, incoming.message.topic)
+
+    def _meaning(self, message: MqttMessage) -> Uplink | None:
+        """What is to be taken in; None: nothing."""
         if message.retain:
             self.counters.retained_dropped += 1
-            self._ack(incoming.token)
-            return
+            return None
+        if self.switch.vendors and self.switch.is_for_blocks(message):
+            return None
         if not self.limit.allow(message.topic, self.mono()):
             self.counters.flooded += 1
-            self._ack(incoming.token)
-            return
+            return None
         try:
-            uplink = self.dialect.decode(message)
+            uplink = self.switch.decode(message)
         except Malformed as error:
             self.counters.strangers += 1
             _log.warning("dropped a message: %s", error)
-            self._ack(incoming.token)
-            return
+            return None
         if isinstance(uplink, Rejected):
             self.counters.rejected += 1
             _log.warning("%s: rejected a report: %s", uplink.device, uplink.reason)
-        self._submit(uplink, incoming.token, message.topic)
+        return uplink
 
     def _submit(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
         # Not past one that waits: a report of an older boot would supersede the one that came after it.
@@ -236,7 +236,7 @@ class Gateway:
             case LimitsChanged():
                 self._has_newer_limits = True
                 self.blocks.set_limits(output.limits)
-            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest() | KeysetNotice():
+            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest() | KeysetNotice() | Saying():
                 message = self.dialect.encode(output)
                 if message is not None:
                     self._publish(message)
@@ -392,8 +392,7 @@ class Gateway:
 
     def _tell_floods(self) -> None:
         for topic, count in self.limit.dropped().items():
-            with contextlib.suppress(Malformed):  # a topic that names no device
-                device = self.dialect.decode(MqttMessage(topic=topic, payload=b"")).device
+            if (device := self.switch.device_of(topic)) is not None:
                 reason = f"{count} reports were dropped: more than {self.limit.per_s:g} a second"
                 _log.warning("%s: %s", device, reason)
                 self._submit(Rejected(device=device, reason=reason), None, topic)

@@ -7,19 +7,36 @@ What changes the block plane's table overtakes everything else: it is committed,
 So what one commit changed goes out together, of each device the last, and costs the way to another process once.
 """
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 from ota_bridge.core.messages import GrantsChanged, Output
 from ota_bridge.core.values import DeviceId
+from ota_bridge.mqtt.control import AckToken
+from ota_bridge.wire import MqttMessage
 
 SLICE_S: Final = 0.001
 TABLE_MAX: Final = 32
 """How many devices' grants go out at once: applied here, they take less than a slice."""
 
 _log = logging.getLogger(__name__)
+
+
+def call_soon(run: Callable[[], None]) -> object:
+    """Let the loop run it after its other turns."""
+    return asyncio.get_running_loop().call_soon(run)
+
+
+class Publisher(Protocol):
+    """What takes messages to the broker, and says that one from there is done with: the control link."""
+
+    @property
+    def queued(self) -> int: ...
+    def publish(self, message: MqttMessage) -> bool: ...
+    def ack(self, token: AckToken) -> None: ...
 
 
 class Outlet:

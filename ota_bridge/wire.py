@@ -37,6 +37,19 @@ class Subscription:
     qos: int
 
 
+def matches(topic_filter: str, topic: str) -> bool:
+    """True if a topic filter takes in a topic (MQTT 3.1.1 §4.7); a wildcard first takes no topic that begins with $."""
+    wanted, levels = topic_filter.split("/"), topic.split("/")
+    if topic.startswith("$") and wanted[0] in {"+", "#"}:
+        return False
+    for index, level in enumerate(wanted):
+        if level == "#":
+            return True
+        if index >= len(levels) or level not in {"+", levels[index]}:
+            return False
+    return len(levels) == len(wanted)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TlsFiles:
     """PEM files for `mqtts://`: `ca` None means the system's trust store; certificate and key go together."""

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ota_bridge.core.operations import OPERATIONS
-from ota_bridge.dialects import BUILT_IN
+from ota_bridge.core.values import NATIVE
+from ota_bridge.dialects.registry import BUILT_IN
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
@@ -29,6 +30,8 @@ TESTED_BY = {
     "cli/session.py": ("unit/cli/test_cli_app.py", "what every command has in common"),
     "audit_head.py": ("unit/test_gateway.py", "published by the pump"),
     "core/artifacts.py": ("unit/core/test_core_blocks.py", "Protocols of what the block plane serves"),
+    "core/conversation.py": ("unit/core/test_core_vendors.py", "plain records, with a dialect made for the tests"),
+    "core/speaking.py": ("unit/core/test_core_vendors.py", "what a dialect is shown, over whole lives"),
     "core/bridge.py": ("unit/core/test_core_lifecycle.py", "with updates, over whole lives of deployments"),
     "core/errors.py": ("unit/core/test_core_values.py", "a tree and two lists"),
     "core/messages.py": ("unit/dialects/test_dialect_native.py", "plain records; the vectors fill them all"),
@@ -41,6 +44,7 @@ TESTED_BY = {
     "core/rollout/model.py": ("unit/core/test_core_rollout.py", "one file for the three of rollout"),
     "core/rollout/planner.py": ("unit/core/test_core_rollout.py", "one file for the three of rollout"),
     "core/rollout/policy.py": ("unit/core/test_core_rollout.py", "one file for the three of rollout"),
+    "core/served.py": ("unit/core/test_core_blocks.py", "what the server counts"),
     "core/rules.py": ("unit/core/test_core_lifecycle.py", "plain settings, which every world has"),
     "core/steering.py": ("unit/core/test_core_stages.py", "what operators and gates do to whole rollouts"),
     "core/terms.py": ("unit/core/test_core_stages.py", "what a plan means for one device, over whole rollouts"),
@@ -58,6 +62,8 @@ TESTED_BY = {
     "mqtt/listen.py": ("unit/cli/test_cli_tail.py", "what tail listens with"),
     "mqtt/probe.py": ("unit/cli/test_cli_doctor.py", "what doctor asks a broker with"),
     "plan_file/example.py": ("unit/cli/test_cli_rollout_plan.py", "a text that `rollout example` prints"),
+    "request_lines.py": ("unit/test_block_gateway.py", "what waits for the disk, in the native protocol"),
+    "store/dialect_tables.py": ("contract/test_contract_memories.py", "the port over both stores"),
     "store/finished.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
     "store/old_keys.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
     "store/report_table.py": ("contract/test_contract_reports.py", "the port over SQLite"),
@@ -140,7 +146,7 @@ def test_every_module_says_its_contract_and_none_is_a_drawer(module):
     assert Path(module).stem not in {"utils", "util", "helpers", "manager", "common", "misc"}
 
 
-@pytest.mark.parametrize("name", sorted(BUILT_IN))
+@pytest.mark.parametrize("name", sorted([NATIVE, *BUILT_IN]))
 def test_every_dialect_has_its_paper_and_its_vectors(name):
     assert (ROOT / "docs" / "dialects" / f"{name}.md").is_file()
     assert list((TESTS / "vectors" / name).glob("*.json"))

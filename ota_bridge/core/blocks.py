@@ -14,7 +14,6 @@ Rules:
    and the bytes of whole packets, refusals included.
 """
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -23,6 +22,7 @@ from ota_bridge.core.artifacts import Artifact, ArtifactSource, Inline
 from ota_bridge.core.asked import find_artifact, ranges_of
 from ota_bridge.core.errors import ArtifactCold, BlockRefusal, StoreError
 from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
+from ota_bridge.core.served import Activity, ServedCounters
 from ota_bridge.core.shares import FairShares, Usage, Wait
 from ota_bridge.core.values import MIN_PREFIX_BYTES, DeploymentId, DeviceId, Limits, RolloutId, Sha256
 
@@ -80,20 +80,6 @@ class Gate:
 
 
 @dataclass(slots=True)
-class Activity:
-    """What was served of one deployment since it was last drained."""
-
-    device: DeviceId
-    deployment: DeploymentId | None  # None: what needs none
-    mono: float = 0.0
-    told_mono: float = -math.inf
-    bytes_sent: int = 0
-    blocks_sent: int = 0
-    requests: int = 0
-    high_water_bytes: int = 0
-
-
-@dataclass(slots=True)
 class Pass:
     """A device's right to one artifact under one name. `memo` is the encoder's own, for the head it wrote last."""
 
@@ -135,18 +121,6 @@ class Client:
     def is_served(self) -> bool:
         """Whether there is anything that it may fetch."""
         return bool(self.grants or self.inline)
-
-
-@dataclass(slots=True)
-class ServedCounters:
-    """Since the start of the process."""
-
-    requests: int = 0
-    blocks: int = 0
-    bytes: int = 0
-    refused: dict[BlockRefusal, int] = field(default_factory=dict)
-    silent: int = 0
-    damaged: int = 0
 
 
 class BlockServer:
@@ -280,22 +254,28 @@ class BlockServer:
 
     # --- the answer --------------------------------------------------------------------------------------
 
-    def answer(self, client: Client, request: BlockRequest, *, mono: float) -> Served | Refused | Cold:
-        """What to send for one request. Never raises on any request that decoded."""
-        served = self.attempt(client, request, mono=mono, frame_bytes=client.frame_bytes)
+    def answer(
+        self, client: Client, request: BlockRequest, *, mono: float, bounds: tuple[int, int] | None = None
+    ) -> Served | Refused | Cold:
+        """What to send for one request. Never raises on any request that decoded.
+
+        `bounds`: the largest block and the most blocks of a protocol with limits of its own; a cap on bytes stays.
+        """
+        served = self.attempt(client, request, mono=mono, frame_bytes=client.frame_bytes, bounds=bounds)
         if isinstance(served, Declined):
             return self.refuse(client, served.code, mono=mono, waits=served.waits)
         return served
 
     def attempt(
         self, client: Client, request: BlockRequest, *, mono: float, frame_bytes: int,
-        lane: Hashable = None, spare: bool = False,
+        lane: Hashable = None, spare: bool = False, bounds: tuple[int, int] | None = None,
     ) -> Served | Declined | Cold:  # fmt: skip
         """The same, and a refusal is left to the caller. `lane` and `spare` are as in `FairShares.admit`."""
         passed = self.verdict(client, request.artifact)
         if isinstance(passed, BlockRefusal):
             return Declined(passed)
-        if request.size > self.block_max or request.count > self.window_max:
+        block_max, window_max = self._bounds(bounds)
+        if request.size > block_max or request.count > window_max:
             return Declined(BlockRefusal.ABOVE_LIMIT)
         ranges = ranges_of(request, passed.end_bytes)
         if not ranges:
@@ -346,6 +326,12 @@ class BlockServer:
             case GrantState.WITHDRAWN:
                 return BlockRefusal.WITHDRAWN
         return passed
+
+    def _bounds(self, own: tuple[int, int] | None) -> tuple[int, int]:
+        if own is None:
+            return self.block_max, self.window_max
+        capped = None if self.shares is None else self.shares.largest_bytes
+        return own[0] if capped is None else min(own[0], capped - FRAME_MAX_BYTES), own[1]
 
     def _found(self, client: Client, artifact: bytes) -> Pass | None:
         found = find_artifact(client.grants, artifact)

@@ -4,11 +4,21 @@ Called on the store's writer thread, inside a transaction, one savepoint per mes
 order after the commit, so nothing is acknowledged before it is durable. No exception for bad input leaves `receive`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from ota_bridge.core.deployment import CHECK_IN, OPEN, Deployment, DeploymentEvent, Installed, Meaning, State
+from ota_bridge.core import vendors
+from ota_bridge.core.deployment import (
+    CHECK_IN,
+    FETCHING,
+    OPEN,
+    PROGRESS_EVENTS,
+    Deployment,
+    DeploymentEvent,
+    Installed,
+    Meaning,
+    State,
+)
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.fleet import CreationLimit, Device, DeviceState, Enrol, runs
 from ota_bridge.core.keysets import none_newer
@@ -28,6 +38,7 @@ from ota_bridge.core.messages import (
     ReportAck,
     ReportKey,
     ReportState,
+    Said,
     Uplink,
 )
 from ota_bridge.core.notes import note_activity, note_rejected, note_trouble
@@ -49,26 +60,13 @@ from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, plan
+from ota_bridge.core.speaking import NO_DIALECTS, Dialects, Speaking
 from ota_bridge.core.terms import Terms
 from ota_bridge.core.updates import Updates
-from ota_bridge.core.values import DeploymentId, DeviceId, Now
+from ota_bridge.core.values import NATIVE, DeploymentId, DeviceId, Now
 
 SLICE_MAX: Final = 200
 """How many devices or deployments one slice of work looks at, whatever its time: reports never wait long behind it."""
-
-PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
-    ReportState.DOWNLOADING: DeploymentEvent.DOWNLOADING,
-    ReportState.DOWNLOADED: DeploymentEvent.DOWNLOADED,
-    ReportState.BURNING: DeploymentEvent.GO,
-    ReportState.DONE: None,
-    ReportState.FAIL: DeploymentEvent.FAIL,
-    ReportState.ROLLED_BACK: DeploymentEvent.ROLLED_BACK,
-    ReportState.CANCELED: DeploymentEvent.CANCELED,
-    ReportState.TOO_LATE: DeploymentEvent.TOO_LATE,
-    ReportState.DEFER: DeploymentEvent.DEFER,
-    ReportState.REJECT: DeploymentEvent.REJECT,
-}
-"""What each reported state does to its deployment; "done" is a claim and moves nothing."""
 
 _GOING_ON: Final = frozenset({ReportState.DOWNLOADING, ReportState.DOWNLOADED, ReportState.BURNING, ReportState.DEFER})
 """What a device says that is in the middle of an update."""
@@ -88,8 +86,10 @@ class Bridge:
     def __init__(
         self, rules: Rules, *, verify: ManifestVerifier, ticket: TicketIssuer, keysets: Keysets = none_newer,
         links: Links = no_links, queries: Queries = none_compiled, calendar: Calendar = NO_CALENDAR,
+        dialects: Dialects = NO_DIALECTS,
     ) -> None:  # fmt: skip
         self.rules = rules
+        self.dialects = dialects
         self.queries = queries
         self.calendar = calendar
         self._verify = verify
@@ -119,16 +119,23 @@ class Bridge:
             links=self._links,
             paths=self._paths,
             terms=terms,
+            speaking=Speaking(unit=unit, now=now, rules=self.rules, links=self._links, dialects=self.dialects),
         )
+
+    def finish(self, updates: Updates) -> list[Output]:
+        """The end of a unit of work: what to release after the commit."""
+        if updates.speaking.occasions.by_device:
+            vendors.tell_all(updates, lambda report: self._take(updates, report))
+        return updates.outputs
 
     def receive(self, unit: UnitOfWork, message: Uplink, now: Now) -> list[Output]:
         """Take one message in; returns what to do after the commit."""
         updates = self.updates(unit, now)
         match message:
-            case CheckIn():
-                self._check_in(updates, message)
-            case Progress():
-                self._progress(updates, message)
+            case CheckIn() | Progress():
+                self._take(updates, message)
+            case Said():
+                vendors.hear(updates, message, lambda report: self._take(updates, report))
             case BlockActivity():
                 note_activity(updates, message)
             case BlockTrouble():
@@ -137,33 +144,41 @@ class Bridge:
                 note_rejected(updates, message)
             case _ as unreachable:
                 assert_never(unreachable)
-        return updates.outputs
+        return self.finish(updates)
+
+    def _take(self, updates: Updates, report: CheckIn | Progress) -> None:
+        self._check_in(updates, report) if isinstance(report, CheckIn) else self._progress(updates, report)
 
     def tick(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
         """Do what has become due by `now`, for as long as `go_on` says so."""
         updates = self.updates(unit, now)
         seen: set[DeploymentId] = set()
+        if self.dialects and vendors.wake(updates, SLICE_MAX) == SLICE_MAX:
+            return Slice(self.finish(updates), more=True)
         while page := unit.deployments.due(now.wall, limit=PAGE):
             for due in page:
                 if due.id in seen:  # it stays due: not before the next beat
-                    return Slice(updates.outputs, more=False)
+                    return Slice(self.finish(updates), more=False)
                 seen.add(due.id)
                 deployment = unit.deployments.get(due.id)  # an earlier one of the same device may have moved it
                 if deployment is not None and deployment.is_open:
                     updates.look(deployment)
                     self._after(updates, deployment.device, deployment.id)
                 if len(seen) >= SLICE_MAX or not go_on():
-                    return Slice(updates.outputs, more=True)
-        return Slice(updates.outputs, more=False)
+                    return Slice(self.finish(updates), more=True)
+        return Slice(self.finish(updates), more=False)
 
     def plan(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
         """One step of every rollout: find its members, let them in, ask its gates; for as long as `go_on` says so."""
         updates = self.updates(unit, now)
-        return Slice(updates.outputs, more=plan(updates, go_on))
+        more = plan(updates, go_on)
+        return Slice(self.finish(updates), more=more)
 
     def next_deadline(self, unit: UnitOfWork) -> float | None:
         """The wall time at which `tick` is wanted next."""
-        return unit.deployments.next_due_wall()
+        due = unit.deployments.next_due_wall()
+        wake = unit.memories.next_wake_wall() if self.dialects else None
+        return min((wall for wall in (due, wake) if wall is not None), default=None)
 
     def clock_stepped(self, unit: UnitOfWork, step_s: float) -> None:
         """The wall clock was set: move what open deployments are measured from, so that each keeps its time left."""
@@ -270,6 +285,8 @@ class Bridge:
         release = updates.release_of(deployment)
         installed = report.parts.get(deployment.component)
         if installed is None:
+            if report.keeps_parts and deployment.state in FETCHING:
+                return updates.offer(device, deployment, answers_check_in=True)
             return device
         manifest = release.parts[deployment.component].manifest
         shown = Installed.OLD
@@ -301,7 +318,7 @@ class Bridge:
     def _progress(self, updates: Updates, report: Progress) -> None:
         device = updates.unit.devices.get(report.device)
         if device is None:
-            if self._creation.allow(updates.now.mono):
+            if report.dialect == NATIVE and self._creation.allow(updates.now.mono):
                 updates.outputs.append(CheckInRequest(device=report.device, encoding=Encoding.JSON))
                 updates.tell(report.device, "refused", reason="a progress report from a device that never checked in")
             return
@@ -348,7 +365,9 @@ class Bridge:
                     updates.say_cancel(device, deployment)
                 return _stop(deployment.id)
         if event is None:
-            updates.schedule(replace(deployment, claimed_wall=now))
+            deployment = updates.schedule(replace(deployment, claimed_wall=now))
+            if report.is_proof:
+                vendors.believe(updates, device, deployment)
             return _Answer()
         changes: dict[str, object] = {}
         if report.percent is not None:

@@ -7,7 +7,7 @@ Only ACTIVE releases are offered.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from ota_bridge.core.errors import Conflict
@@ -34,6 +34,8 @@ class ReleasePart:
     file_name: str = ""
     installs_from: tuple[str, ...] = ()
     """Bounds (`versions`) on what runs in the component before, as the operator declared them; empty: any version."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What only the author knows and other dialects need, by name, such as `aws.signature`; nothing of it is signed."""
 
     @property
     def version(self) -> str:

@@ -17,7 +17,7 @@ from math import floor
 from typing import Any, Final
 
 from ota_bridge.core.errors import IllegalTransition
-from ota_bridge.core.messages import BlockActivity
+from ota_bridge.core.messages import BlockActivity, ReportState
 from ota_bridge.core.records import replace
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
 
@@ -135,6 +135,21 @@ TRANSITIONS: Final[Mapping[State, Mapping[DeploymentEvent, State]]] = {
     },
     **{state: {} for state in State if state in TERMINAL},
 }
+
+
+PROGRESS_EVENTS: Final[Mapping[ReportState, DeploymentEvent | None]] = {
+    ReportState.DOWNLOADING: DeploymentEvent.DOWNLOADING,
+    ReportState.DOWNLOADED: DeploymentEvent.DOWNLOADED,
+    ReportState.BURNING: DeploymentEvent.GO,
+    ReportState.DONE: None,
+    ReportState.FAIL: DeploymentEvent.FAIL,
+    ReportState.ROLLED_BACK: DeploymentEvent.ROLLED_BACK,
+    ReportState.CANCELED: DeploymentEvent.CANCELED,
+    ReportState.TOO_LATE: DeploymentEvent.TOO_LATE,
+    ReportState.DEFER: DeploymentEvent.DEFER,
+    ReportState.REJECT: DeploymentEvent.REJECT,
+}
+"""What each reported state does to its deployment; "done" is a claim and moves nothing."""
 
 
 class Installed(StrEnum):

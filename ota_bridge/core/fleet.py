@@ -119,7 +119,7 @@ class Device:
             max_packet=report.max_packet,
             max_block=report.max_block,
             max_window=report.max_window,
-            parts=dict(report.parts),
+            parts={**self.parts, **report.parts} if report.keeps_parts else dict(report.parts),
             have=report.have,
             keyset=report.keyset,
             trouble=replace(self.trouble, keyset_refused=report.keyset_refused),

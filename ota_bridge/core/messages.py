@@ -79,6 +79,8 @@ class CheckIn:
     """Why it refused the last step that it was sent."""
     stale_s: int | None = None
     """For how long it says that it had no sign of this bridge; None: not for too long."""
+    keeps_parts: bool = False
+    """It says nothing of what it runs, or not of all of it: of the components in `parts` what is known stands."""
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -98,6 +100,8 @@ class Progress:
     result_msg: str = ""
     retry_after_s: int | None = None
     reason: str = ""
+    is_proof: bool = False
+    """"Done" of a protocol whose devices never say later what they run: the claim is all that there will be."""
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -138,7 +142,18 @@ class Rejected:
     reason: str
 
 
-Uplink = CheckIn | Progress | BlockActivity | BlockTrouble | Rejected
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """A message in a vendor's protocol; what it means its dialect says once it sees where the device stands."""
+
+    device: DeviceId
+    dialect: str
+    said: object
+    """The dialect's own record of it."""
+    body: Mapping[str, Any] = field(default_factory=dict)
+
+
+Uplink = CheckIn | Progress | BlockActivity | BlockTrouble | Rejected | Said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +247,15 @@ class KeysetNotice:
     """As in an offer: a longer notice goes in the short form."""
 
 
-Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | KeysetNotice
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saying:
+    """What a vendor's dialect says to a device: a message for the wire that the core does not look into."""
+
+    device: DeviceId
+    message: object
+
+
+Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | KeysetNotice | Saying
 
 
 # --- everything the core puts out ----------------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """What a notice says to one device, or why there can be none."""
 
-from ota_bridge.core.catalog import Release
+from ota_bridge.core.catalog import Release, ReleasePart
+from ota_bridge.core.conversation import Conversation
 from ota_bridge.core.deployment import Deployment
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import Offer, PublicOffer
 from ota_bridge.core.ports import Links
 from ota_bridge.core.rules import Rules
-from ota_bridge.core.values import DeploymentId, Sha256
+from ota_bridge.core.values import NATIVE, DeploymentId, Sha256
 
 
 def no_links(_deployment: DeploymentId, _manifest: ManifestFacts, _wall: float) -> str:
@@ -15,21 +16,40 @@ def no_links(_deployment: DeploymentId, _manifest: ManifestFacts, _wall: float) 
     return ""
 
 
+def url(rules: Rules, links: Links, deployment: DeploymentId, part: ReleasePart, wall: float) -> str:
+    """Where the image of a deployment may be fetched by HTTP; empty: nowhere."""
+    own = links(deployment, part.manifest, wall)
+    return own or rules.public_url.replace("{sha256}", part.manifest.sha256.hex())
+
+
 def notice(
-    rules: Rules, links: Links, device: Device, deployment: Deployment, release: Release, wall: float
-) -> Offer | PublicOffer | str:
-    """The notice of a deployment, still without its ticket; or the cause for which there is none."""
+    rules: Rules, links: Links, device: Device, deployment: Deployment, release: Release, wall: float,
+    speaker: Conversation | None = None,
+) -> Offer | PublicOffer | str | None:  # fmt: skip
+    """The notice of a deployment, still without its ticket; or the cause for which there is none.
+
+    None: `speaker`, the dialect of the device's vendor, says it in its own way.
+    """
     part = release.parts[deployment.component]
+    if speaker is not None:
+        missing = [name for name in speaker.author_fields if name not in part.metadata]
+        if not missing:
+            return None
+        return (
+            f"release {release.id} lacks {', '.join(missing)}, which {speaker.name} devices need of its author; "
+            "add it with: release describe"
+        )
+    if device.dialect not in {"", NATIVE}:
+        return f"the device speaks {device.dialect}, which is not set up: it needs [dialects.{device.dialect}]"
     if device.proto == 0:
-        url = links(deployment.id, part.manifest, wall)
-        url = url or rules.public_url.replace("{sha256}", part.manifest.sha256.hex())
-        if not url:
+        link = url(rules, links, deployment.id, part, wall)
+        if not link:
             return "the device downloads by URL, and neither files.url nor offers.public_url is set"
         return PublicOffer(
             device=device.id,
             deployment=deployment.id,
             version=part.version,
-            url=url,
+            url=link,
             md5=part.md5,
             size_bytes=part.manifest.size_bytes,
         )

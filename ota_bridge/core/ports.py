@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.chain import Entry
+from ota_bridge.core.conversation import Memory
 from ota_bridge.core.deployment import Deployment, State, Transition
 from ota_bridge.core.fleet import Device, DeviceState
 from ota_bridge.core.keysets import KeysetStanding
@@ -261,6 +262,18 @@ class AuditLog(Protocol):
         ...
 
 
+class Memories(Protocol):
+    """What vendors' dialects keep of their devices."""
+
+    def get(self, device: DeviceId) -> Memory | None: ...
+    def put(self, device: DeviceId, memory: Memory) -> None: ...
+    def due(self, wall: float, *, limit: int = 500) -> Sequence[DeviceId]:
+        """Devices with `wake_wall` at or before `wall`, earliest first."""
+        ...
+
+    def next_wake_wall(self) -> float | None: ...
+
+
 class UnitOfWork(Protocol):
     """All aggregates inside one transaction."""
 
@@ -286,6 +299,8 @@ class UnitOfWork(Protocol):
     def approvals(self) -> Approvals: ...
     @property
     def audit(self) -> AuditLog: ...
+    @property
+    def memories(self) -> Memories: ...
     def new_deployment_id(self) -> DeploymentId:
         """12 random lower-case hex digits, unused."""
         ...

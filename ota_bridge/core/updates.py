@@ -35,6 +35,7 @@ from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.rollout.policy import Obstacle
 from ota_bridge.core.rules import Rules
+from ota_bridge.core.speaking import Speaking
 from ota_bridge.core.terms import Hold, Terms, is_paused
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
@@ -63,6 +64,7 @@ class Updates:
     keysets: Keysets
     links: Links
     terms: Terms
+    speaking: Speaking
     paths: Paths = field(default_factory=Paths)
     outputs: list[Output] = field(default_factory=list)
     opened: int = 0
@@ -98,6 +100,8 @@ class Updates:
             )
         )
         if moved.state is not deployment.state:
+            if not moved.is_open and self.speaking.dialects:
+                self.speaking.occasions.add(moved.device, ended=moved.id)
             self.tell(
                 moved.device,
                 "state",
@@ -356,8 +360,9 @@ class Updates:
         if hold is not None:
             self._wait(deployment, hold, rollout)
             return device
+        speaker = self.speaking.of(device)
         notice = self.distrust(deployment) or notices.notice(
-            self.rules, self.links, device, deployment, release, self.now.wall
+            self.rules, self.links, device, deployment, release, self.now.wall, speaker
         )
         if isinstance(notice, str):
             self._hold_back(device, deployment, notice)
@@ -371,7 +376,10 @@ class Updates:
             retry_wall=None,
             resent=not answers_check_in,
         )
-        self.outputs.append(self._with_ticket(notice, device, moved))
+        if notice is None:
+            self.speaking.occasions.add(device.id, offered=moved.id)
+        else:
+            self.outputs.append(self._with_ticket(notice, device, moved))
         if _takes_little(device):
             # The ticket may have to be fetched, so it must be in the table before the notice.
             self.outputs.insert(len(self.outputs) - 1, self.grants(device.id))
@@ -443,7 +451,9 @@ class Updates:
 
     def say_cancel(self, device: Device, deployment: Deployment) -> None:
         """Send the cancel notice (again). Devices of the public shape have none and are left to their time-out."""
-        if device.proto > 0:
+        if self.speaking.of(device) is not None:
+            self.speaking.occasions.add(device.id, canceled=deployment.id)
+        elif device.proto > 0:
             self.outputs.append(CancelUpdate(device=device.id, encoding=device.encoding, deployment=deployment.id))
 
     # --- time --------------------------------------------------------------------------------------------

@@ -27,6 +27,8 @@ FIRMWARE: Final = "firmware"
 """The component of a device that reports no components."""
 
 MIN_PREFIX_BYTES: Final = 8
+NATIVE: Final = "native"
+"""The dialect of the native protocol and of the public message shapes; every other is a vendor's."""
 """The shortest digest prefix that names an artifact on the wire (native protocol §5)."""
 
 MAX_ARTIFACT_BYTES: Final = 1 << 40

@@ -1,5 +1,1 @@
-"""The registry: one line per dialect. Third parties add theirs by the entry point `ota_bridge.dialects`."""
-
-from ota_bridge.dialects.native import NativeDialect
-
-BUILT_IN = {"native": NativeDialect}
+"""What devices speak: one file per protocol; `registry` lists those of vendors."""

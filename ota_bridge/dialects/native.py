@@ -38,6 +38,7 @@ from ota_bridge.core.messages import (
     ReportAck,
     ReportKey,
     ReportState,
+    Saying,
     Uplink,
 )
 from ota_bridge.core.values import (
@@ -130,6 +131,10 @@ class NativeDialect:
                 body = {"type": "check_in"}
             case KeysetNotice():
                 return MqttMessage(topic=topic, payload=_keyset(downlink, len(topic.encode())), qos=1)
+            case Saying(message=MqttMessage() as message):
+                return message
+            case Saying():
+                return None
             case _ as unreachable:
                 assert_never(unreachable)
         return MqttMessage(topic=topic, payload=pack(body, downlink.encoding), qos=1)

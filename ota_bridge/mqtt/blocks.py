@@ -1,6 +1,6 @@
 """The block plane's link to the broker: block requests in, blocks out, at QoS 0, on a connection of its own.
 
-`BlockLink.run` connects, subscribes one filter, hands every message to the handler and publishes its answers
+`BlockLink.run` connects, subscribes its filters, hands every message to the handler and publishes its answers
 in the order of arrival; when the connection ends, for whatever reason, it connects again, for ever.
 
 1. All answers to one read leave in one `writelines`; where they are many, in batches of about `BATCH_BYTES`.
@@ -82,6 +82,7 @@ class BlockLink:
         *,
         client_id: str,
         topic_filter: str,
+        also: Sequence[str] = (),
         handler: BlockHandler,
         keepalive_s: int = 30,
         max_packet_bytes: int = 65_536,
@@ -94,7 +95,8 @@ class BlockLink:
         if keepalive_s < 1:
             raise ConfigError("the block link needs a keep-alive of at least 1 s")
         self.address = address
-        self.topic_filter = topic_filter
+        self.topic_filter = ", ".join((topic_filter, *also))
+        self.filters = 1 + len(also)
         self.handler = handler
         self.keepalive_s = keepalive_s
         self.max_packet_bytes = max_packet_bytes
@@ -103,7 +105,7 @@ class BlockLink:
         self.connect_packet = codec.encode_connect(
             client_id=client_id, keepalive_s=keepalive_s, username=address.username, password=address.password
         )
-        self.subscribe_packet = codec.encode_subscribe(_SUBSCRIBE_ID, topic_filter)
+        self.subscribe_packet = codec.encode_subscribe(_SUBSCRIBE_ID, topic_filter, also=also)
         self._on_state = on_state
         self._rng = rng or random.Random()  # noqa: S311 - it spreads reconnects, it keeps no secret
         self._backoff_max_s = backoff_max_s
@@ -355,7 +357,7 @@ class _Connection(asyncio.Protocol):
         self._expect("SUBACK")
 
     def _on_suback(self, packet: codec.Suback) -> None:
-        if packet.codes != b"\0":
+        if packet.codes != bytes(self._link.filters):
             self._end(BrokerError(f"the broker refuses the subscription to {self._link.topic_filter}"))
             return
         self._phase = _Phase.SERVING

@@ -15,7 +15,7 @@ The order of packets (CONNACK first, SUBACK once) is the caller's to judge: see 
 # ruff: noqa: PLR2004
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 from ota_bridge.core.errors import ConfigError, Malformed
@@ -333,14 +333,19 @@ def encode_connect(
     return _packet(0x10, head + b"".join(fields))
 
 
-def encode_subscribe(packet_id: int, topic_filter: str, qos: int = 0) -> bytes:
-    """SUBSCRIBE to one filter (§3.8); raises ConfigError when the filter is none."""
+def encode_subscribe(packet_id: int, topic_filter: str, qos: int = 0, *, also: Sequence[str] = ()) -> bytes:
+    """SUBSCRIBE to one filter, and `also` to others (§3.8); raises ConfigError where one is none."""
     if not 1 <= packet_id <= 0xFFFF:  # two bytes, not zero
         raise ValueError(f"packet identifier {packet_id}")
+    wanted = b"".join(_filter(one) + bytes([qos]) for one in (topic_filter, *also))
+    return _packet(0x82, packet_id.to_bytes(2, "big") + wanted)
+
+
+def _filter(topic_filter: str) -> bytes:
     levels = topic_filter.split("/")
     if not topic_filter or "#" in levels[:-1] or any(len(x) > 1 and ("#" in x or "+" in x) for x in levels):
         raise ConfigError(f"topic filter {topic_filter!r}: + stands for a whole level, # for the last ones")
-    return _packet(0x82, packet_id.to_bytes(2, "big") + _text("topic filter", topic_filter) + bytes([qos]))
+    return _text("topic filter", topic_filter)
 
 
 def encode_publish(topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, packet_id: int = 0) -> bytes:

@@ -19,7 +19,17 @@ from ota_bridge.store.rows import Row, b64, decode, encode
 # --- releases ------------------------------------------------------------------------------------------------
 
 RELEASE_COLUMNS: Final = ("id", "product", "version", "hardware", "state", "created_wall", "created_by")
-PART_COLUMNS: Final = ("release", "position", "component", "envelope", "facts", "md5", "file_name", "installs_from")
+PART_COLUMNS: Final = (
+    "release",
+    "position",
+    "component",
+    "envelope",
+    "facts",
+    "md5",
+    "file_name",
+    "installs_from",
+    "metadata",
+)
 
 _KEPT: Final = 512
 
@@ -86,16 +96,19 @@ def part_row(release: ReleaseId, position: int, part: ReleasePart) -> Row:
         part.md5,
         part.file_name,
         encode(part.installs_from),
+        encode(dict(part.metadata)),
     )
 
 
 def part_from(row: Row) -> ReleasePart:
     """The reverse of `part_row`."""
-    return _part(*row[2:8])
+    return _part(*row[2:9])
 
 
 @lru_cache(maxsize=_KEPT)
-def _part(component: str, envelope: bytes, facts: str, md5: str, file_name: str, installs_from: str) -> ReleasePart:
+def _part(
+    component: str, envelope: bytes, facts: str, md5: str, file_name: str, installs_from: str, metadata: str
+) -> ReleasePart:
     return ReleasePart(
         component=component,
         envelope=envelope,
@@ -103,6 +116,7 @@ def _part(component: str, envelope: bytes, facts: str, md5: str, file_name: str,
         md5=md5,
         file_name=file_name,
         installs_from=tuple(decode(installs_from)),
+        metadata=decode(metadata),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.chain import Entry
+from ota_bridge.core.conversation import Memory
 from ota_bridge.core.deployment import Deployment, Transition
 from ota_bridge.core.errors import StoreError
 from ota_bridge.core.fleet import Device
@@ -48,6 +49,7 @@ class MemoryState:
     tokens: dict[TokenId, Token] = field(default_factory=dict)
     approvals: dict[tuple[RolloutId, str], Approval] = field(default_factory=dict)
     audit: dict[int, Entry] = field(default_factory=dict)
+    memories: dict[DeviceId, Memory] = field(default_factory=dict)
     journal: list[Callable[[], object]] | None = None
     """None: only reading is allowed."""
 

@@ -18,6 +18,7 @@ from ota_bridge.core.ports import (
     Devices,
     LimitsInForce,
     Members,
+    Memories,
     Releases,
     Reports,
     Rollouts,
@@ -27,6 +28,7 @@ from ota_bridge.core.ports import (
 )
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
+from ota_bridge.store.dialect_tables import MemoryMemories
 from ota_bridge.store.identifiers import new_secret, unused_id
 from ota_bridge.store.memory_deployments import MemoryDeployments
 from ota_bridge.store.memory_index import Line
@@ -226,6 +228,7 @@ class MemoryTables:
     tokens: Tokens
     approvals: Approvals
     audit: AuditLog
+    memories: Memories
 
     @classmethod
     def over(cls, state: MemoryState) -> "MemoryTables":
@@ -242,6 +245,7 @@ class MemoryTables:
             MemoryTokens(state),
             MemoryApprovals(state),
             MemoryAudit(state),
+            MemoryMemories(state),
         )
 
     def new_deployment_id(self) -> DeploymentId:

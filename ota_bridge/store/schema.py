@@ -265,4 +265,26 @@ def _history(db: Database) -> None:
         db.execute(statement)
 
 
-SCHEMA_VERSION: Final = 8
+_DIALECTS: Final = (
+    "ALTER TABLE release_parts ADD COLUMN metadata TEXT NOT NULL DEFAULT '{}'",
+    """
+    CREATE TABLE dialect_memories (
+      product TEXT NOT NULL,
+      name TEXT NOT NULL,
+      dialect TEXT NOT NULL,
+      data BLOB NOT NULL,
+      wake_wall REAL,
+      PRIMARY KEY (product, name)
+    ) STRICT
+    """,
+    "CREATE INDEX dialect_memories_waking ON dialect_memories (wake_wall) WHERE wake_wall IS NOT NULL",
+)
+
+
+@MIGRATIONS(name="0009_dialects")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _dialects(db: Database) -> None:
+    for statement in _DIALECTS:
+        db.execute(statement)
+
+
+SCHEMA_VERSION: Final = 9

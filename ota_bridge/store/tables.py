@@ -22,6 +22,7 @@ from ota_bridge.core.ports import (
     Devices,
     LimitsInForce,
     Members,
+    Memories,
     Releases,
     Reports,
     Rollouts,
@@ -31,6 +32,7 @@ from ota_bridge.core.ports import (
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
+from ota_bridge.store.dialect_tables import MemoryTable
 from ota_bridge.store.finished import FinishedRows
 from ota_bridge.store.identifiers import new_secret, unused_id
 from ota_bridge.store.people_tables import ApprovalTable, AuditTable, TokenTable, UserTable
@@ -446,6 +448,7 @@ class Tables:
     tokens: Tokens
     approvals: Approvals
     audit: AuditLog
+    memories: Memories
     _forget: tuple[Callable[[], None], ...]
     _flush: Callable[[], None]
 
@@ -456,8 +459,10 @@ class Tables:
         deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
         forget = (releases.forget, devices.forget, rollouts.forget, deployments.forget)
         people = (UserTable(db), TokenTable(db), ApprovalTable(db), AuditTable(db))
-        members = MemberTable(db)
-        return cls(releases, devices, deployments, rollouts, members, reports, limits, *people, forget, devices.flush)
+        members, memories = MemberTable(db), MemoryTable(db)
+        return cls(
+            releases, devices, deployments, rollouts, members, reports, limits, *people, memories, forget, devices.flush
+        )
 
     def forget(self) -> None:
         """To be called where something was rolled back: nothing that was read in it may be given out again."""

@@ -24,6 +24,7 @@ from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
 from ota_bridge.store import connection
 from ota_bridge.store.sqlite import SqliteStore
+from ota_bridge.switch import Switch
 from ota_bridge.wire import MqttMessage
 from tests.faults.process import acknowledged, stored
 
@@ -232,7 +233,7 @@ class Bridge:
         self.gateway = Gateway(
             bridge=self.world.bridge,
             store=self.store,
-            dialect=NativeDialect("$ota"),
+            switch=Switch(NativeDialect("$ota")),
             blocks=LocalPlane(self.world.server),
             link=self.wire,
         )

@@ -326,8 +326,8 @@ def cold_gateway():
     gateway = made()
     source = gateway.server._source = ColdSource()
     source.put(IMAGE)
-    gateway._read = lambda cold, done: wanted.append((cold, done))
-    gateway._mono = lambda: 10.0
+    gateway._lines._read = lambda cold, done: wanted.append((cold, done))
+    gateway._lines._mono = lambda: 10.0
     gateway.send = lambda pieces: late.append(b"".join(pieces)) or True
     return gateway, wanted, late
 
@@ -354,7 +354,7 @@ def test_a_cold_request_waits_for_the_disk_and_is_answered_the_oldest_first():
         read_next(wanted)
     assert [300, 200] == said_by(late)
     assert (2, 2) == (gateway.server.counters.requests, gateway.server.counters.blocks)
-    assert ({}, 0) == (gateway._lines, gateway._waiting_in_all)
+    assert ({}, 0) == (gateway._lines._lines, gateway._lines._waiting_in_all)
     assert [NAME, 300, IMAGE[300:400]] == answers(gateway, [NAME, 300, 100, 1])[0][1]
 
 
@@ -391,7 +391,7 @@ def test_what_waits_when_its_device_is_forgotten_is_answered_by_what_holds_then(
     gateway.server.drain(0.0, 0.0)
     read_next(wanted)
     assert [(500, 1)] == [tuple(msgpack.unpackb(body)[1:3]) for _, body in Decoder(max_packet_bytes=999).feed(late[0])]
-    assert ({}, 0) == (gateway._lines, gateway._waiting_in_all)
+    assert ({}, 0) == (gateway._lines._lines, gateway._lines._waiting_in_all)
 
 
 def test_what_waits_is_bounded_for_each_device_and_then_busy():

@@ -249,3 +249,15 @@ def test_a_password_file_that_cannot_be_read_is_named(tmp_path):
     config = load(tmp_path, flags={"broker.url": "mqtt://h", "broker.password_file": "gone"})
     with pytest.raises(ConfigError, match=r"broker\.password_file .*gone"):
         config.broker_address()
+
+
+def test_the_tables_of_dialects_are_kept_for_those_who_can_check_them(tmp_path):
+    (tmp_path / "ota-bridge.toml").write_text('[dialects.toy]\ngreeting = "hello"\n[dialects.other]\n')
+    config = Config.load({}, {}, tmp_path)
+    assert {"toy": {"greeting": "hello"}, "other": {}} == config.dialects
+
+
+def test_a_dialect_that_is_no_table_is_refused(tmp_path):
+    (tmp_path / "ota-bridge.toml").write_text("[dialects]\ntoy = true\n")
+    with pytest.raises(ConfigError, match=r"dialects.toy: write \[dialects.toy\]"):
+        Config.load({}, {}, tmp_path)

@@ -21,6 +21,7 @@ from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
 from ota_bridge.store.memory import MemoryStore
+from ota_bridge.switch import Switch
 from ota_bridge.wire import MqttMessage
 
 NATIVE = NativeDialect("$ota")
@@ -99,7 +100,7 @@ class Harness:
         self.gateway = Gateway(
             bridge=self.world.bridge,
             store=self.store,
-            dialect=NATIVE,
+            switch=Switch(NATIVE),
             blocks=LocalPlane(self.world.server, wall=lambda: self.world.wall, mono=lambda: self.world.mono),
             link=self.wire,
             wall=lambda: self.world.wall,

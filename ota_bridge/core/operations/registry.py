@@ -88,7 +88,7 @@ def perform(
     result = found.function(context, **checked_arguments(found, args))
     if found.writes:
         _record(context, actor, name, args, result)
-    return result, context.updates.outputs
+    return result, bridge.finish(context.updates)
 
 
 def carry_out(
@@ -106,7 +106,7 @@ def carry_out(
     context = _context(unit, bridge, actor, now)
     result = work(context)
     _record(context, actor, name, args, result)
-    return result, context.updates.outputs
+    return result, bridge.finish(context.updates)
 
 
 def admit(unit: UnitOfWork, name: str, caller: Caller, now: Now) -> Actor:

@@ -26,6 +26,7 @@ from ota_bridge.queries import CelQueries
 from ota_bridge.security.authority import Authority
 from ota_bridge.store.blobs import BlobStore
 from ota_bridge.store.sqlite import SqliteStore
+from ota_bridge.switch import Switch
 from ota_bridge.web.local import LocalSocket
 from ota_bridge.wire import MqttMessage
 
@@ -181,7 +182,7 @@ class DaemonWithoutLinks:
                 calendar=CronCalendar(),
             ),
             store=store,
-            dialect=dialect,
+            switch=Switch(dialect),
             blocks=LocalPlane(server),
             link=self.link,
         )

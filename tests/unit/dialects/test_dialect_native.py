@@ -28,7 +28,6 @@ from ota_bridge.core.messages import (
 )
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 from ota_bridge.dialect import MalformedRequest
-from ota_bridge.dialects import BUILT_IN
 from ota_bridge.dialects.native import REPORT_MAX_BYTES, NativeDialect
 from ota_bridge.wire import MqttMessage
 
@@ -474,7 +473,3 @@ def test_a_summary_is_retained():
     message = NATIVE.state("rollout/r-000001", {"total": 3})
     assert ("$ota/state/rollout/r-000001", 1, True) == (message.topic, message.qos, message.retain)
     assert {"total": 3} == json.loads(message.payload)
-
-
-def test_the_registry_holds_it():
-    assert NativeDialect is BUILT_IN["native"]

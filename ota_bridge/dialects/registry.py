@@ -1,0 +1,49 @@
+"""The registry: one line per dialect. Third parties add theirs by the entry point group `ota_bridge.dialects`.
+
+What a line names is a factory: it takes the settings of `[dialects.NAME]` and raises ConfigError that names what was
+wrong in them.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, Final
+
+from ota_bridge.core.errors import ConfigError
+from ota_bridge.core.values import NATIVE
+from ota_bridge.dialect import VendorDialect
+
+GROUP: Final = "ota_bridge.dialects"
+
+BUILT_IN: Final[Mapping[str, str]] = {}
+"""Name to `module:factory`."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""The settings of each dialect that is set up, by its name."""
+
+
+def known() -> Mapping[str, str]:
+    """Every dialect that can be set up, and where it is; built-in ones cannot be replaced."""
+    return {point.name: point.value for point in entry_points(group=GROUP)} | dict(BUILT_IN)
+
+
+def load(settings: Settings) -> Sequence[VendorDialect]:
+    """The dialects that are set up; raises ConfigError."""
+    places = known() if settings else {}
+    loaded: list[VendorDialect] = []
+    for name, options in settings.items():
+        if name == NATIVE or name not in places:
+            raise ConfigError(
+                f"[dialects.{name[:40]}]: there is no such dialect; known are {', '.join(sorted(places))}"
+            )
+        loaded.append(_factory(name, places[name])(options))
+    return loaded
+
+
+def _factory(name: str, place: str) -> Callable[[Mapping[str, Any]], VendorDialect]:
+    module, _, attribute = place.partition(":")
+    try:
+        factory: Callable[[Mapping[str, Any]], VendorDialect] = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"[dialects.{name}]: {place} cannot be loaded: {error}") from error
+    return factory

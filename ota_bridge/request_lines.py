@@ -1,0 +1,96 @@
+"""Requests that wait for the disk, and those behind them: each device is answered in the order in which it asked.
+
+What waits is bounded, for each device and in all; what is over the bound is told "busy" by whoever asks.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ota_bridge.core.blocks import Client, Cold
+from ota_bridge.mqtt.blocks import Pieces
+
+WAITING_MAX: Final = 4_096
+WAITING_PER_DEVICE_MAX: Final = 16
+TRIES_MAX: Final = 3
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request that waits for the disk, or behind one that does."""
+
+    topic: bytes
+    payload: bytes
+    tries: int = 0
+
+
+Read = Callable[[Cold, Callable[[], None]], None]
+"""Runs `Cold.artifact.fetch` in a thread and then the callback on the loop."""
+
+
+def read_now(cold: Cold, done: Callable[[], None]) -> None:
+    """Reads on the spot."""
+    cold.artifact.fetch(cold.offset, cold.length)
+    done()
+
+
+class RequestLines:
+    """One line for each device that waits.
+
+    `answer(client, asked, now, out)` appends blocks or a refusal, or returns what has to be read first; `known(asked)`
+    finds the client of a request anew; `send` takes what is answered later.
+    """
+
+    def __init__(
+        self,
+        *,
+        answer: Callable[[Client, Waiting, float, Pieces], Cold | None],
+        known: Callable[[Waiting], Client | None],
+        read: Read,
+        mono: Callable[[], float],
+        send: Callable[[Pieces], bool],
+    ) -> None:
+        self._answer = answer
+        self._known = known
+        self._read = read
+        self._mono = mono
+        self._send = send
+        self._waiting_in_all = 0
+        self._lines: dict[Client, deque[Waiting]] = {}
+
+    def wait(self, client: Client, asked: Waiting, cold: Cold | None = None) -> bool:
+        """Let a request wait: the first until `cold` was read, any other behind those before it. False: no room."""
+        line = self._lines.setdefault(client, deque())
+        if len(line) >= WAITING_PER_DEVICE_MAX or self._waiting_in_all >= WAITING_MAX:
+            if not line:
+                del self._lines[client]
+            return False
+        self._waiting_in_all += 1
+        line.append(asked)
+        client.is_waiting = True
+        if cold is not None:
+            self._read(cold, partial(self._on_read, client))
+        return True
+
+    def _on_read(self, client: Client) -> None:
+        """Answer the line up to the next request that has to wait for the disk."""
+        line, late, now = self._lines[client], Pieces(), self._mono()
+        known = self._known(line[0]) if client.is_gone else client
+        cold: Cold | None = None
+        while line and cold is None:
+            asked = line[0]
+            asked.tries += 1
+            if known is not None:
+                cold = self._answer(known, asked, now, late)
+            if cold is None:
+                line.popleft()
+                self._waiting_in_all -= 1
+        if late:
+            self._send(late)
+        if cold is not None:
+            self._read(cold, partial(self._on_read, client))
+            return
+        del self._lines[client]
+        client.is_waiting = False

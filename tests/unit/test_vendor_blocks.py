@@ -1,0 +1,144 @@
+import pytest
+from core_world import MemorySource, facts_of, image_of
+from toy_dialect import BLOCK_BYTES, ToyBlocks
+
+from ota_bridge.core.blocks import BlockServer
+from ota_bridge.core.errors import ArtifactCold
+from ota_bridge.core.messages import Grant, GrantsChanged, GrantState
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits
+from ota_bridge.mqtt.codec import Decoder
+from ota_bridge.vendor_blocks import VendorBlockGateway
+
+DEVICE = DeviceId("prod", "t1")
+UP, DOWN = b"toy/prod/t1/up", b"toy/prod/t1/down"
+IMAGE = image_of("1.1.0", size=1000)
+FACTS = facts_of("1.1.0", image=IMAGE)
+
+
+def grant(version="1.1.0", component="firmware", image=IMAGE, state=GrantState.OPEN):
+    facts = facts_of(version, component=component, image=image)
+    return Grant(deployment=DeploymentId("0123456789ab"), rollout=None, state=state, manifest=facts)
+
+
+class Scene:
+    def __init__(self, *grants, read=None, **options):
+        source = MemorySource()
+        source.put(IMAGE)
+        settings = {"block_max": 64, "window_max": 1, "refusals_per_s": 1e6, "device_burst_blocks": 10**6} | options
+        self.server = BlockServer(source, **settings)
+        self.server.is_loaded = True
+        self.source = source
+        if grants:
+            self.server.apply(GrantsChanged(device=DEVICE, grants=grants))
+        self.gateway = VendorBlockGateway(self.server, [ToyBlocks()], read=read, mono=lambda: 100.0)
+
+    def asks(self, payload, *, topic=UP, at=100.0):
+        out = []
+        size = self.gateway.handle(topic, payload, at, out)
+        assert size == sum(map(len, out))
+        return Decoder(max_packet_bytes=1 << 20).feed(b"".join(out))
+
+
+def test_a_block_is_what_the_artifact_has_there_and_may_be_larger_than_a_native_one():
+    scene = Scene(grant())
+    assert [(DOWN, b"256/1000:" + IMAGE[256:512])] == scene.asks(b'{"get": 256}')
+    assert [(DOWN, b"900/1000:" + IMAGE[900:])] == scene.asks(b'{"get": 900}')
+    assert BLOCK_BYTES > scene.server.block_max
+
+
+def test_what_was_served_counts_as_progress_of_its_deployment():
+    scene = Scene(grant())
+    scene.asks(b'{"get": 256}')
+    [activity] = scene.server.drain(5.0, 100.0, whole=True)
+    found = (activity.device, activity.deployment, activity.bytes_sent, activity.high_water_bytes)
+    assert (DEVICE, "0123456789ab", 256, 512) == found
+
+
+def test_a_repeat_stays_unanswered_for_as_long_as_the_dialect_says_and_another_request_does_not():
+    scene = Scene(grant())
+    assert 1 == len(scene.asks(b'{"get": 0}', at=100.0))
+    assert [] == scene.asks(b'{"get": 0}', at=101.9)
+    assert 1 == len(scene.asks(b'{"get": 0}', at=102.1))
+    assert 1 == len(scene.asks(b'{"get": 256}', at=102.2))
+    assert 1 == len(scene.asks(b'{"get": 0}', at=102.3))
+
+
+@pytest.mark.parametrize(
+    ("grants", "payload", "answer"),
+    [
+        ((), b'{"get": 0}', []),
+        ((grant(), grant(component="config", version="2.0")), b'{"get": 0}', []),
+        ((grant(),), b'{"get": 1000}', [(DOWN, b"no: PAST_END")]),
+        ((grant(state=GrantState.PAUSED),), b'{"get": 0}', [(DOWN, b"no: PAUSED")]),
+        ((grant(state=GrantState.WITHDRAWN),), b'{"get": 0}', [(DOWN, b"no: WITHDRAWN")]),
+        ((grant(),), b'{"get": -1}', [(DOWN, b"what?")]),
+        ((grant(),), b'{"get"', [(DOWN, b"what?")]),
+        ((grant(),), b'{"runs": "1.0.0"}', []),
+    ],
+    ids=["no grant", "two fit", "past the end", "paused", "withdrawn", "negative", "no JSON", "no request"],
+)
+def test_whatever_else_is_asked_gets_the_dialects_refusal_or_silence(grants, payload, answer):
+    assert answer == Scene(*grants).asks(payload)
+
+
+def test_a_topic_that_names_nobody_is_counted_and_unanswered():
+    scene = Scene(grant())
+    for topic in (b"toy/pr od/t1/up", b"toy/prod/\xff\xfe/up", b"else/prod/t1/up", b"toy/prod/t1/up/more"):
+        assert [] == scene.asks(b'{"get": 0}', topic=topic)
+    assert 4 == scene.gateway.strangers
+
+
+def test_before_the_table_is_loaded_the_answer_is_busy():
+    scene = Scene(grant())
+    scene.server.is_loaded = False
+    assert [(DOWN, b"no: BUSY")] == scene.asks(b'{"get": 0}')
+
+
+def test_a_device_that_asks_too_fast_is_told_to_wait():
+    scene = Scene(grant(), device_blocks_per_s=1, device_burst_blocks=2)
+    said = [scene.asks(b'{"get": %d}' % n)[0][1][:3] for n in range(5)]
+    assert [b"no:"] * 2 == said[-2:]
+
+
+def test_the_slots_are_the_same_as_for_native_devices():
+    scene = Scene(grant())
+    other = DeviceId("prod", "t2")
+    scene.server.apply(GrantsChanged(device=other, grants=(grant(),)))
+    scene.server.set_limits(Limits(downloads=1), 100.0)
+    assert b"no:" != scene.asks(b'{"get": 0}', at=110.0)[0][1][:3]
+    assert [(b"toy/prod/t2/down", b"no: BUSY")] == scene.asks(b'{"get": 0}', topic=b"toy/prod/t2/up", at=110.1)
+
+
+class ColdSource(MemorySource):
+    """Nothing is in memory until it was fetched."""
+
+    def open(self, manifest):
+        return ColdArtifact(self.images[manifest.sha256], set())
+
+
+class ColdArtifact:
+    def __init__(self, data, warm):
+        self.data, self.warm, self.size_bytes = data, warm, len(data)
+
+    def view(self, offset, length):
+        if not self.warm:
+            raise ArtifactCold("not in memory")
+        return memoryview(self.data)[offset : offset + length]
+
+    def fetch(self, offset, length):
+        self.warm.add(offset)
+
+
+def test_what_is_not_in_memory_waits_for_the_disk_and_those_behind_it_too():
+    reading, late = [], []
+    scene = Scene(grant(), read=lambda cold, done: reading.append((cold, done)))
+    cold = scene.server._source = ColdSource()
+    cold.put(IMAGE)
+    scene.gateway.send = lambda pieces: late.append(b"".join(pieces)) or True
+    assert [] == scene.asks(b'{"get": 0}') + scene.asks(b'{"get": 256}')
+    [(first, done)] = reading
+    first.artifact.fetch(first.offset, first.length)
+    done()
+    said = [payload for _, payload in Decoder(max_packet_bytes=1 << 20).feed(b"".join(late))]
+    assert [b"0/1000:" + IMAGE[:256], b"256/1000:" + IMAGE[256:512]] == said
+    assert [(DOWN, b"512/1000:" + IMAGE[512:768])] == scene.asks(b'{"get": 512}')
