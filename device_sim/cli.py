@@ -1,6 +1,7 @@
 """`device-sim`: the command line. Errors are one sentence on stderr and exit code 2, never a traceback.
 
-Exit codes: 0 every device that was meant to confirm has, 1 at least one has not, 2 the run could not be made.
+Exit codes: 0 every device that was meant to confirm has, 1 at least one has not, 2 the run could not be made. With
+`--dialect` 1 also means that a client went wrong; stderr then says which and how.
 """
 
 import asyncio
@@ -11,15 +12,19 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from device_sim.clients.fleet import BLOCK_BYTES, DialectOptions, as_line, as_text, refuse_options, run_dialect
+from device_sim.clients.runner import RunReport
 from device_sim.errors import DeviceSimError, OptionError
 from device_sim.fleet import Progress, run_fleet
 from device_sim.model import DEFAULT_STALE_AFTER_S
 from device_sim.options import BrokerUrl, FleetOptions, parse_sleep_pattern
 from device_sim.report import FleetReport
+
+_Report = TypeVar("_Report")
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -31,6 +36,7 @@ def device_sim() -> None:
 
 @app.command()
 def run(
+    ctx: typer.Context,
     broker: Annotated[str, typer.Option(help="mqtt[s]://[user[:password]@]host[:port]")] = "mqtt://127.0.0.1:1883",
     count: Annotated[int, typer.Option(help="how many devices")] = 1,
     product: Annotated[str, typer.Option(help="their product")] = "demo",
@@ -68,6 +74,10 @@ def run(
     slot_kib: Annotated[int, typer.Option(help="size of one image slot")] = 16 * 1024,
     timeout_s: Annotated[float, typer.Option(help="end after this time in any case")] = 600.0,
     connect_timeout_s: Annotated[float, typer.Option(help="give up when nobody connects by then")] = 30.0,
+    dialect: Annotated[str, typer.Option(help="another vendor's protocol, spoken by an independent client of it")] = "",
+    variant: Annotated[str, typer.Option(help="with --dialect: which of the vendor's clients, A,B")] = "",
+    prefix: Annotated[str, typer.Option(help="with --dialect: put before each topic; {device} is the name")] = "",
+    secret: Annotated[str, typer.Option(help="with --dialect: password, device secret or token")] = "",
     stay: Annotated[bool, typer.Option("--stay", help="stay connected when all have settled")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object per line")] = False,
     username_from_id: Annotated[
@@ -79,6 +89,8 @@ def run(
     keyfile: Annotated[Path | None, typer.Option(help="its key")] = None,
 ) -> None:
     """Run devices until each has settled, and report."""
+    given = _given(ctx)
+    refuse_options(given, dialect=dialect)
     if encoding not in {"msgpack", "json"}:
         raise OptionError(f"--encoding: {encoding!r} is neither msgpack nor json")
     if level not in {"L0", "L1"}:
@@ -94,6 +106,10 @@ def run(
         connect_timeout_s=connect_timeout_s, stay=stay, username_from_id=username_from_id, password=password,
         cafile=cafile, certfile=certfile, keyfile=keyfile,
     )  # fmt: skip
+    if dialect:
+        variants = frozenset(filter(None, variant.split(",")))
+        own = DialectOptions(dialect=dialect, variants=variants, prefix=prefix, secret=secret)
+        _run_dialect(options, own, block_bytes=block if "block" in given else BLOCK_BYTES, as_json=as_json)
     if as_json:
         report = _with_loop(_until_signal(options, _print_line))
         _print_line(report.as_json())
@@ -106,14 +122,39 @@ def run(
     raise typer.Exit(0 if report.ok else 1)
 
 
+def _given(ctx: typer.Context) -> frozenset[str]:
+    """The parameters that stand on the command line."""
+    sources = {name: ctx.get_parameter_source(name) for name in ctx.params}
+    return frozenset(name for name, source in sources.items() if source is not None and source.name != "DEFAULT")
+
+
+def _run_dialect(shared: FleetOptions, own: DialectOptions, *, block_bytes: int, as_json: bool) -> NoReturn:
+    async def work() -> RunReport:
+        return await run_dialect(shared, own, block_bytes=block_bytes, stop=_stop_by_signal())
+
+    report = _with_loop(work())
+    for client in report.clients:
+        if as_json:
+            _print_line(as_line(client))
+        else:
+            sys.stdout.write(as_text(client) + "\n")
+    for sentence in report.went_wrong:
+        sys.stderr.write(f"device-sim: {sentence}\n")
+    raise typer.Exit(0 if report.is_ok else 1)
+
+
 async def _until_signal(options: FleetOptions, on_progress: Progress) -> FleetReport:
+    return await run_fleet(options, on_progress, _stop_by_signal())
+
+
+def _stop_by_signal() -> asyncio.Event:
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    return await run_fleet(options, on_progress, stop)
+    return stop
 
 
-def _with_loop(work: Coroutine[Any, Any, FleetReport]) -> FleetReport:
+def _with_loop(work: Coroutine[Any, Any, _Report]) -> _Report:
     factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
     with suppress(ImportError):
         import uvloop
