@@ -8,11 +8,11 @@ import asyncio
 import base64
 import binascii
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from ota_bridge.core.catalog import ReleasePart
+from ota_bridge.core.catalog import METADATA_TEXT_MAX, ReleasePart, checked_metadata
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.manifest import ManifestFacts, class_id
 from ota_bridge.core.messages import Output
@@ -58,7 +58,10 @@ class Intake:
         if upload is None:
             raise InvalidInput("release.add: the artifact's bytes are missing")
         fields = Fields(args, name="release.add")
-        fields.only("envelope", "product", "version", "part_version", "hw", "file_name", "installs_from", "in_advance")
+        fields.only(
+            "envelope", "product", "version", "part_version", "hw", "file_name", "installs_from", "in_advance",
+            "metadata",
+        )  # fmt: skip
         envelope = _binary("release.add: the envelope", fields.text("envelope", max_bytes=2 * ENVELOPE_MAX_BYTES))
         manifest = self._verify(envelope)
         product = checked_product(fields.text("product", max_bytes=64))
@@ -77,6 +80,7 @@ class Intake:
             md5=md5,
             file_name=fields.note("file_name", max_characters=FILE_NAME_MAX) if "file_name" in fields else "",
             installs_from=installs_from,
+            metadata=checked_metadata(_metadata(fields)),
         )
         arrived = Upload(product=product, version=version, hardware=hardware, part=part, in_advance=in_advance)
         bridge = self._gateway.bridge
@@ -134,6 +138,13 @@ def _bounds(fields: Fields) -> tuple[str, ...]:
         return ()
     listed = fields.array("installs_from", max_items=BOUNDS_MAX)
     return checked_bounds([listed.text(i, max_bytes=BOUND_MAX) for i in range(len(listed))])
+
+
+def _metadata(fields: Fields) -> Mapping[str, object]:
+    if "metadata" not in fields:
+        return {}
+    listed = fields.mapping("metadata")
+    return {str(name): listed.text(name, max_bytes=4 * METADATA_TEXT_MAX) for name in listed}
 
 
 def _check_claims(manifest: ManifestFacts, product: str, hardware: tuple[str, ...], part_version: str) -> None:

@@ -46,6 +46,14 @@ _MinSeqOption = Annotated[
     typer.Option(min=1, help="Signed: installs only where the component has this seq at least.", show_default="any"),
 ]
 
+_META_HELP: Final = (
+    "What only the author knows and devices of another vendor's protocol need, such as aws.signature=@fw.sig; "
+    "@FILE takes it from a file."
+)
+_MetaOption = Annotated[
+    list[str] | None, typer.Option("--meta", metavar="NAME=VALUE", help=f"{_META_HELP} May be repeated.")
+]
+
 
 @commands.command("sign")
 def sign(
@@ -129,6 +137,7 @@ def add(
     ] = False,
     needs: _NeedsOption = None,
     min_seq: _MinSeqOption = None,
+    metadata: _MetaOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sign an image with the author's key and publish it; or publish one that was signed elsewhere."""
@@ -145,9 +154,18 @@ def add(
         envelope = _signed(
             session, file, product, signed_version, hw, seq, component, key, chunk, vendor, needs, min_seq
         )
+    described = _metadata(metadata or [])
     claims = {"product": product, "version": version, "part_version": part_version, "hw": list(hw)}
     result = _upload(
-        session, file, envelope, {**claims, "installs_from": list(bounds) or None, "in_advance": in_advance or None}
+        session,
+        file,
+        envelope,
+        {
+            **claims,
+            "installs_from": list(bounds) or None,
+            "in_advance": in_advance or None,
+            "metadata": described or None,
+        },
     )
     if as_json:
         session.output.json(result)
@@ -163,6 +181,7 @@ def add(
             f"warning: {ahead['devices']} devices report a seq of up to {ahead['seq']} and will not take it; "
             "to reach them, sign it again with a higher --seq"
         )
+    _say_what_it_lacks(session, result)
     session.output.note(f"bring it to devices with: ota-bridge rollout start {result['id']} --to all")
 
 
@@ -234,6 +253,54 @@ def _path(part: Mapping[str, Any]) -> str:
     sent = size(sum(step["size_bytes"] for step in steps))
     line = f"{' -> '.join([part['runs'], *(step['version'] for step in steps)])}: {counted(len(steps), 'step')}, {sent}"
     return f"{line}; {reason}" if reason else line
+
+
+@commands.command("describe")
+def describe(
+    context: typer.Context,
+    release: ReleaseArgument,
+    metadata: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help=_META_HELP)],
+    component: _ComponentOption = FIRMWARE,
+    as_json: JsonOption = False,
+) -> None:
+    """Add what only the author knows and devices of another vendor's protocol need."""
+    session = Session.of(context, as_json=as_json)
+    args = {"release": release, "metadata": _metadata(metadata), "component": component}
+    result = session.call("release.describe", args)
+    if as_json:
+        session.output.json(result)
+        return
+    held = result["parts"][component]["metadata"]
+    session.output.say(f"release {result['id']}, {component}: {', '.join(sorted(held))}")
+    _say_what_it_lacks(session, result)
+
+
+def _metadata(words: Sequence[str]) -> dict[str, str]:
+    """NAME=VALUE each; a value @FILE is what stands in the file."""
+    found: dict[str, str] = {}
+    for word in words:
+        name, is_one, value = word.partition("=")
+        if not is_one:
+            raise InvalidInput(f"{word[:60]!r}: write NAME=VALUE, such as aws.signature=@fw.sig")
+        found[name] = _text_of(Path(value[1:])) if value.startswith("@") else value
+    return found
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text; base64 of it may be what is wanted"
+        raise InvalidInput(f"{path}: {reason}") from error
+
+
+def _say_what_it_lacks(session: Session, result: Mapping[str, Any]) -> None:
+    for component, missing in sorted(result.get("lacks", {}).items()):
+        for name, what in missing.items():
+            session.output.note(
+                f"{component} lacks {name}: {what}. Devices that need it wait; add it with: "
+                f"ota-bridge release describe {result['id']} --component {component} {name}=VALUE"
+            )
 
 
 @commands.command("withdraw")

@@ -138,6 +138,7 @@ def release_view(release: Release) -> Json:
                 "epoch": part.manifest.epoch,
                 "chunk_bytes": part.manifest.chunk_bytes,
                 "file_name": part.file_name,
+                "metadata": dict(part.metadata),
                 "manifest_digest": part.manifest.digest.hex(),
             }
             for name, part in sorted(release.parts.items())

@@ -244,6 +244,7 @@ PARTS = st.lists(
         md5=st.text("0123456789abcdef", min_size=32, max_size=32),
         file_name=TEXTS,
         installs_from=st.lists(VERSIONS, max_size=3).map(tuple),
+        metadata=st.dictionaries(st.sampled_from(["aws.signature", "toy.x"]), st.text(max_size=20)),
     ),
     max_size=3,
 ).map(lambda parts: {part.component: part for part in parts})

@@ -1,16 +1,18 @@
-"""Releases: added, shown, withdrawn."""
+"""Releases: added, described, shown, withdrawn."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ota_bridge.core import journey, steering
-from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
+from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState, checked_metadata
+from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
 from ota_bridge.core.operations.named import all_devices, device_named, release_named
 from ota_bridge.core.operations.registry import Context, operation
 from ota_bridge.core.people import Role
 from ota_bridge.core.rollout import policy, reach
 from ota_bridge.core.rollout.model import RolloutState
-from ota_bridge.core.values import checked_version, release_id
+from ota_bridge.core.values import FIRMWARE, DeploymentId, RolloutId, checked_version, release_id
 from ota_bridge.core.versions import shown
 from ota_bridge.core.views import Json, release_view
 
@@ -46,7 +48,9 @@ def add_release(context: Context, upload: Upload) -> Json:
         if upload.part.installs_from not in {(), held.installs_from}:
             bounds = shown(held.installs_from)
             raise Conflict(f"release {name} installs from {bounds}, which does not change; choose another version")
-        return release_view(existing)  # its file was put back, nothing else changes
+        described = existing.described(manifest.component, upload.part.metadata)
+        unit.releases.put(described)  # its file was put back, nothing else changes
+        return {**release_view(described), "lacks": _lacks(context, described)}
     if held is not None and held.manifest.sha256 == manifest.sha256:
         seq = held.manifest.seq
         raise Conflict(
@@ -73,7 +77,7 @@ def add_release(context: Context, upload: Upload) -> Json:
     added = existing.with_part(upload.part)
     _check_reach(context, added, upload)
     unit.releases.put(added)
-    return release_view(added)
+    return {**release_view(added), "lacks": _lacks(context, added)}
 
 
 def _check_reach(context: Context, release: Release, upload: Upload) -> None:
@@ -90,6 +94,40 @@ def _check_reach(context: Context, release: Release, upload: Upload) -> None:
     why = "" if upload.in_advance else reach.dead_end(release, part, catalog, fleet)
     if why:
         raise InvalidInput(f"{why}, or say --in-advance if that comes later")
+
+
+def _lacks(context: Context, release: Release) -> dict[str, dict[str, str]]:
+    """What devices of vendors' protocols need and the release does not say: by component, what each is."""
+    wanted = {
+        name: what for dialect in context.bridge.dialects.values() for name, what in dialect.author_fields.items()
+    }
+    found = {
+        component: {name: what for name, what in sorted(wanted.items()) if name not in part.metadata}
+        for component, part in release.parts.items()
+    }
+    return {component: missing for component, missing in found.items() if missing}
+
+
+@operation("release.describe", writes=True, role=Role.AUTHOR)
+def release_describe(context: Context, release: str, metadata: dict[str, Any], component: str = FIRMWARE) -> Json:
+    """Add what only the author knows and devices of vendors' protocols need."""
+    described = release_named(context, release).described(component, checked_metadata(metadata))
+    context.unit.releases.put(described)
+    for rollout in context.unit.rollouts.all(product=described.product):
+        if rollout.state is RolloutState.RUNNING:
+            _offer_again(context, rollout.id, described)
+    return {**release_view(described), "lacks": _lacks(context, described)}
+
+
+def _offer_again(context: Context, rollout: RolloutId, release: Release) -> None:
+    """What was held back for want of it has waited long enough."""
+    deployments = context.unit.deployments
+    after: DeploymentId | None = None
+    while page := deployments.of_rollout(rollout, open_only=True, after=after):
+        for held in page:
+            if held.release == release.id and held.state is State.QUEUED and held.due_wall is None:
+                context.updates.schedule(held)
+        after = page[-1].id
 
 
 @operation("release.list", writes=False, role=Role.VIEWER)
