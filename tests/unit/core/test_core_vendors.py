@@ -1,6 +1,5 @@
 """Devices of a vendor's protocol, over whole lives, with a dialect made for these tests."""
 
-
 import pytest
 from core_world import World
 from toy_dialect import RESEND_S, ToyDialect
