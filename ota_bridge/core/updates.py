@@ -118,7 +118,8 @@ class Updates:
         # What is being canceled is granted too, as withdrawn, where its release is; who has it all frees its slot.
         is_whole = {one.state is State.DOWNLOADED for one in (moved, deployment)}
         was_or_is = {deployment.state, moved.state}
-        if is_served(moved) != is_served(deployment) or State.CANCELING in was_or_is or len(is_whole) > 1:
+        first = State.QUEUED in was_or_is and bool(self.speaking.dialects)
+        if first or is_served(moved) != is_served(deployment) or State.CANCELING in was_or_is or len(is_whole) > 1:
             self.grant(moved.device)
         return moved
 
@@ -162,6 +163,8 @@ class Updates:
             withdrawn = release.state.value == "withdrawn"
             if not is_served(deployment) and not (withdrawn and deployment.state is State.CANCELING):
                 continue
+            if deployment.state is State.QUEUED and self.speaking.of(device) is not None:
+                continue  # a vendor's device that goes on with an attempt that ended must not find the next one open
             state = GrantState.WITHDRAWN if withdrawn else GrantState.OPEN
             if is_paused(self._rollout(deployment), deployment):
                 state = GrantState.PAUSED
@@ -307,7 +310,8 @@ class Updates:
             cause=cause,
         )
         self.rollout_changed(deployment.rollout)
-        self.grant(device.id)
+        if self.speaking.of(device) is None:
+            self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
 
     def _stage(self, device: Device, rollout: Rollout | None, *, is_step: bool) -> int:

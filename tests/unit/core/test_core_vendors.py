@@ -44,6 +44,17 @@ def test_an_offer_is_said_by_the_dialect_and_after_the_grant():
     assert State.OFFERED is toy.state
 
 
+def test_an_attempt_that_waits_is_not_served_so_that_a_device_that_goes_on_with_the_last_one_is_left_in_peace():
+    world, toy = offered()
+    assert [1] == [len(one.grants) for one in world.outputs if isinstance(one, GrantsChanged)][-1:]
+    toy.says(said="fail", code="-4")
+    assert (State.QUEUED, 2) == (toy.state, toy.deployments[0].attempt)
+    assert [0] == [len(one.grants) for one in world.outputs if isinstance(one, GrantsChanged)][-1:]
+    world.passes(61)
+    assert State.OFFERED is toy.state
+    assert [1] == [len(one.grants) for one in world.outputs if isinstance(one, GrantsChanged)][-1:]
+
+
 def test_an_update_goes_its_way_and_is_confirmed_by_what_the_device_runs():
     _, toy = offered()
     toy.says(said="downloading")
