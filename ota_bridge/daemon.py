@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +32,8 @@ from ota_bridge.core.people import Caller
 from ota_bridge.core.ports import Links
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.rules import Rules
-from ota_bridge.core.values import DeviceId
+from ota_bridge.core.values import NATIVE, DeviceId
+from ota_bridge.dialect import VendorDialect
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.dialects.registry import load
 from ota_bridge.files.links import SignedLinks
@@ -135,6 +136,7 @@ class _Parts:
             "broker": str(self.address),
             "embedded": not self.config.broker.url,
             "root": self.config.topics.root,
+            "dialects": [NATIVE, *self.config.dialects],
             "data_dir": str(self.config.data_dir),
             "shares": self._in_use(),
             "counters": {name: _plain(counter) for name, counter in counters.items()},
@@ -177,13 +179,14 @@ async def serve(config: Config, *, on_ready: Callable[[BrokerAddress], None] = l
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    vendors = load(config.dialects)
     _make_data_dir(config.data_dir)
     with DataDirectoryLock(config.data_dir):
         blobs = BlobStore(config.data_dir, cache_bytes=config.blocks.cache_bytes)
         store = await asyncio.to_thread(open_store, str(config.data_dir / DATABASE), lambda told: _on_loop(loop, told))
         try:
-            async with _broker(config) as (control_address, blocks_address):
-                parts = await _build(config, store, blobs, control_address, blocks_address)
+            async with _broker(config, vendors) as (control_address, blocks_address):
+                parts = await _build(config, store, blobs, control_address, blocks_address, vendors)
                 await _run(parts, stop, lambda: on_ready(control_address))
         finally:
             await asyncio.to_thread(store.close)
@@ -204,7 +207,9 @@ def _make_data_dir(path: Path) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAddress]]:
+async def _broker(
+    config: Config, vendors: Sequence[VendorDialect]
+) -> AsyncIterator[tuple[BrokerAddress, BrokerAddress]]:
     """Whom the two links connect to; starts the embedded broker where no URL is given."""
     control, blocks = config.broker_address(), config.blocks_address()
     if control is not None and blocks is not None:
@@ -213,7 +218,10 @@ async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAd
                 await asyncio.to_thread(tls_context, address.tls)
         yield control, blocks
         return
-    embedded = EmbeddedBroker(root=config.topics.root)
+    filters = [one.topic_filter for vendor in vendors for one in vendor.subscriptions()]
+    filters += [one for vendor in vendors if vendor.blocks is not None for one in vendor.blocks.filters()]
+    roots = sorted({one.partition("/")[0] for one in filters if one.startswith("$")})
+    embedded = EmbeddedBroker(root=config.topics.root, roots=roots)
     try:
         await embedded.start(config.embedded.host, config.embedded.port)
     except BrokerError as error:
@@ -226,7 +234,12 @@ async def _broker(config: Config) -> AsyncIterator[tuple[BrokerAddress, BrokerAd
 
 
 async def _build(
-    config: Config, store: Store, blobs: BlobStore, control_address: BrokerAddress, blocks_address: BrokerAddress
+    config: Config,
+    store: Store,
+    blobs: BlobStore,
+    control_address: BrokerAddress,
+    blocks_address: BrokerAddress,
+    vendors: Sequence[VendorDialect],
 ) -> _Parts:
     authority = Authority(
         config.security.trust,
@@ -240,7 +253,6 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root)
-    vendors = load(config.dialects)
     bridge = Bridge(
         rules_of(config),
         verify=authority.verify,

@@ -4,6 +4,7 @@ Nothing here knows what a payload means; `dialect.py` does.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -39,8 +40,12 @@ class Subscription:
 
 def matches(topic_filter: str, topic: str) -> bool:
     """True if a topic filter takes in a topic (MQTT 3.1.1 §4.7); a wildcard first takes no topic that begins with $."""
-    wanted, levels = topic_filter.split("/"), topic.split("/")
-    if topic.startswith("$") and wanted[0] in {"+", "#"}:
+    return matches_levels(topic_filter.split("/"), topic.split("/"))
+
+
+def matches_levels(wanted: Sequence[str], levels: Sequence[str]) -> bool:
+    """The same where both were split at their slashes."""
+    if levels[0][:1] == "$" and wanted[0] in {"+", "#"}:
         return False
     for index, level in enumerate(wanted):
         if level == "#":

@@ -13,6 +13,8 @@ from ota_bridge.core.deployment import FETCHING, OPEN, State
 from ota_bridge.core.messages import CheckIn, Progress
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 
+CLAIMED: Final = "the device says that it is done"
+"""The cause begins so where a claim was all the proof that there is."""
 MEMORY_MAX_BYTES: Final = 16_384
 """What a dialect may keep of one device."""
 

@@ -5,6 +5,7 @@ from typing import Any, Final, assert_never
 
 from ota_bridge.core import journey
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
+from ota_bridge.core.conversation import CLAIMED
 from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import BlockRefusal
@@ -225,7 +226,9 @@ def _assigned_reason(terms: Terms, device: Device, component: str, assignment: A
     known = is_known(unit, device.id.product, component, installed)
     need = policy.is_needed(device, part, is_known=known) if installed is not None else None
     if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
-        return "confirmed", _runs_sentence(device, release, component)
+        attempts = _attempts(unit, device.id, component, assignment)
+        claim = next((f": {one.cause}" for one in attempts[:1] if one.cause.startswith(CLAIMED)), "")
+        return "confirmed", _runs_sentence(device, release, component) + claim
     obstacle, step = misfit or need, release
     last: Deployment | None = None
     if obstacle is None:

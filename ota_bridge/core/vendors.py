@@ -9,7 +9,7 @@ Rules:
 from collections.abc import Callable
 from typing import Final
 
-from ota_bridge.core.conversation import MEMORY_MAX_BYTES, Conversation, Occasion
+from ota_bridge.core.conversation import CLAIMED, MEMORY_MAX_BYTES, Conversation, Occasion
 from ota_bridge.core.deployment import Deployment, DeploymentEvent
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.fleet import Device
@@ -90,11 +90,7 @@ def believe(updates: Updates, device: Device, deployment: Deployment) -> None:
     part = updates.release_of(deployment).parts[deployment.component]
     installed = {**device.parts, deployment.component: InstalledPart(version=part.version)}
     updates.unit.devices.put(replace(device, parts=installed))
-    updates.move(
-        deployment,
-        DeploymentEvent.RUNS_CONFIRMED,
-        f"the device says that it is done; {device.dialect} has no more proof",
-    )
+    updates.move(deployment, DeploymentEvent.RUNS_CONFIRMED, f"{CLAIMED}; {device.dialect} has no more proof")
 
 
 def _check_memory(data: bytes | None) -> None:

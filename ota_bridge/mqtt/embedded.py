@@ -8,6 +8,7 @@ import asyncio
 import ipaddress
 import logging
 import socket
+from collections.abc import Sequence
 
 from ota_bridge.core.errors import BrokerError
 from ota_bridge.mqtt.embedded_amqtt import EmbeddedCounters, RootBroker
@@ -18,9 +19,13 @@ _logger = logging.getLogger("ota_bridge.mqtt.embedded")
 class EmbeddedBroker:
     """`await start()`, then clients connect to `port`; `await stop()` within a second."""
 
-    def __init__(self, *, root: str = "$ota", max_connections: int = 2_000, max_buffered_bytes: int = 8 << 20) -> None:
+    def __init__(
+        self, *, root: str = "$ota", roots: Sequence[str] = (), max_connections: int = 2_000,
+        max_buffered_bytes: int = 8 << 20,
+    ) -> None:  # fmt: skip
+        """`root` and `roots`: first levels of topics that begin with `$` and are carried all the same."""
         self.counters = EmbeddedCounters()
-        self._root = root
+        self._prefixes = tuple(f"{one}/" for one in (root, *roots))
         self._max_connections = max_connections
         self._max_buffered_bytes = max_buffered_bytes
         self._broker: RootBroker | None = None
@@ -40,7 +45,7 @@ class EmbeddedBroker:
         listener = await _listen(host, port)
         self._port = listener.getsockname()[1]
         self._broker = RootBroker(
-            self.counters, listener, f"{self._root}/", self._max_connections, self._max_buffered_bytes
+            self.counters, listener, self._prefixes, self._max_connections, self._max_buffered_bytes
         )
         await self._broker.start()
         _logger.warning("embedded broker on %s port %d: for demos and small sites", host, self._port)

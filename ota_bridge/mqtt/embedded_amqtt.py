@@ -2,7 +2,7 @@
 
 amqtt 0.12.1 refuses what clients publish to topics that begin with `$` and ends that client's message loop. Here:
 
-- messages below the root (and all that do not begin with `$`) go straight from the publisher to the matching
+- messages below the roots (and all that do not begin with `$`) go straight from the publisher to the matching
   subscribers: exact filters by one look-up, wildcards by one scan, the QoS the lower of the two;
 - a subscription during a delivery is safe (amqtt iterates over the live table);
 - a new connection of a client ends the old one first, silence for one and a half keep-alives ends a client, and so
@@ -97,7 +97,7 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
         self,
         counters: EmbeddedCounters,
         listener: socket.socket,
-        prefix: str,
+        prefixes: tuple[str, ...],
         max_connections: int,
         max_buffered_bytes: int,
     ) -> None:
@@ -109,7 +109,7 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
         super().__init__(config)
         self._counters = counters
         self._listener = listener
-        self._prefix = prefix
+        self._prefixes = prefixes
         self._max_connections = max_connections
         self._max_buffered_bytes = max_buffered_bytes
         self._subscriptions = Subscriptions()
@@ -254,7 +254,7 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
         if not topic or "+" in topic or "#" in topic:
             _logger.warning("client %r published to %r: cut off", session.client_id, topic)
             return False
-        if topic[0] == "$" and not topic.startswith(self._prefix):
+        if topic[0] == "$" and not topic.startswith(self._prefixes):
             self._counters.refused += 1
             return True
         self._counters.messages += 1

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from ota_bridge.wire import matches_levels
+
 
 class Subscriptions(dict[str, list[tuple[Any, int]]]):
     """amqtt's filter table: iteration sees a snapshot, and a topic finds its filters without scanning all."""
@@ -33,20 +35,9 @@ class Subscriptions(dict[str, list[tuple[Any, int]]]):
         if self._wildcards:
             levels = topic.split("/")
             for topic_filter, parts in self._wildcards.items():
-                if _matches(parts, levels):
+                if matches_levels(parts, levels):
                     found.extend(self[topic_filter])
         return iter(found)
-
-
-def _matches(parts: list[str], levels: list[str]) -> bool:
-    if levels[0][:1] == "$" and parts[0] in {"+", "#"}:
-        return False
-    for index, part in enumerate(parts):
-        if part == "#":
-            return True
-        if index >= len(levels) or part not in {"+", levels[index]}:
-            return False
-    return len(parts) == len(levels)
 
 
 def publish_qos0(topic: str, data: bytes | bytearray) -> bytes:

@@ -448,3 +448,12 @@ def test_it_lives_beside_the_control_link_on_uvloop():
 
     uvloop.run(main())
     assert got[:200] == [b"%d" % number for number in range(200)]
+
+
+async def test_topics_that_begin_with_a_dollar_are_carried_below_the_roots_that_are_named_and_no_others():
+    async with embedded_on(roots=["$aws"]) as broker, client(address(broker)) as one:
+        await one.subscribe([("$aws/things/+/jobs", 0), ("$other/#", 0), ("marker", 0)])
+        await one.publish("$aws/things/d1/jobs", b"job", 0)
+        await one.publish("marker", b"last", 0)
+        assert [("$aws/things/d1/jobs", b"job"), ("marker", b"last")] == await received_until(one, b"last")
+        await one.publish("$other/x", b"not carried", 0)

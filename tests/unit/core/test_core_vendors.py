@@ -74,7 +74,8 @@ def test_done_confirms_nothing_unless_no_proof_can_follow():
     assert "the device says that it is done; toy has no more proof" == toy.deployments[0].cause
     code, sentence = toy.why()
     assert "confirmed" == code
-    assert "it runs the assigned firmware prod/1.1.0" in sentence
+    claim = "the device says that it is done; toy has no more proof"
+    assert f"it runs the assigned firmware prod/1.1.0: {claim}" in sentence
 
 
 def test_a_poll_that_tells_no_version_leaves_what_is_known_and_is_answered_with_the_offer():
