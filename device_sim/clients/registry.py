@@ -10,7 +10,7 @@ from device_sim.errors import OptionError
 Factory = Callable[[ClientOptions], VendorClient]
 
 CLIENTS: Final[Mapping[str, str]] = {
-    "alibaba": "device_sim.clients.alibaba:AlibabaClient",
+    "alibaba": "device_sim.clients.alibaba:alibaba_client",
     "aws": "device_sim.clients.aws:AwsClient",
     "tencent": "device_sim.clients.tencent:tencent_client",
     "thingsboard": "device_sim.clients.thingsboard:thingsboard_client",

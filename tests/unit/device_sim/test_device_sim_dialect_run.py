@@ -62,8 +62,6 @@ def test_a_dialect_that_there_is_not_is_refused_with_those_that_there_are():
 
 @pytest.mark.parametrize("dialect", sorted(registry.CLIENTS))
 def test_each_dialect_makes_a_client_that_runs_what_it_is_told(dialect):
-    if dialect == "alibaba":
-        pytest.skip("not yet")
     client = registry.factory(dialect)(ClientOptions(product="p", name="dev-0001", version="1.2.3"))
     assert ("1.2.3", False) == (client.outcome.version, client.outcome.is_busy)
 
