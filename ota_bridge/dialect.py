@@ -8,7 +8,7 @@ is derived from the topic that came in. Built-in dialects and third parties' (en
 by the same door, the registry in `dialects/`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Protocol
@@ -114,6 +114,10 @@ class Asked:
     version: str = ""
     frame_bytes: int = 512
     """No packet of the answer has more than this beside its data: what the caps on bytes count."""
+    download: Hashable = None
+    """Requests of a device that share it are for one artifact: what is asked after offset 0 is not answered with bytes
+    of another that was granted meanwhile. None: each request stands for itself.
+    """
     reply_to: Any = None
     """The dialect's own: what the answer needs of the question (request id, token, topic)."""
 

@@ -3,17 +3,19 @@
 1. Which artifact a request means is looked up in what its device was granted: by digest, component or version, as far
    as the protocol names them. What is granted to no deployment is never served here.
 2. Nothing that arrives here can raise past `handle`. What a dialect does not answer stays unanswered.
-3. A request that repeats the one just answered stays unanswered where its dialect wants that: some devices take a
+3. A download that began with one artifact is not continued with another, where the protocol tells downloads apart.
+4. A request that repeats the one just answered stays unanswered where its dialect wants that: some devices take a
    second answer for the next block.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
 from ota_bridge.core.blocks import BlockServer, Client, Cold, Refused
 from ota_bridge.core.errors import BlockRefusal, Malformed
 from ota_bridge.core.messages import BlockRequest, Grant
+from ota_bridge.core.values import DeviceId, Sha256
 from ota_bridge.dialect import Asked, MalformedFrom, Piece, VendorBlocks
 from ota_bridge.mqtt.blocks import Pieces
 from ota_bridge.mqtt.codec import publish_head
@@ -41,6 +43,8 @@ class VendorBlockGateway:
         self._filters = [(name, vendor) for vendor in vendors for name in vendor.filters()]
         self._answered: dict[bytes, tuple[bytes, float]] = {}
         """The last request on each topic that was answered, and when."""
+        self._begun: dict[DeviceId, tuple[Hashable, Sha256]] = {}
+        """The download that a device began last, and of what."""
         self._lines = RequestLines(
             answer=self._answer, known=self._known, read=read or read_now, mono=mono, send=self._send_late
         )
@@ -99,7 +103,7 @@ class VendorBlockGateway:
             return None
         vendor = self._vendor(waiting.topic)
         grant = self._grant(client, asked)
-        if grant is None:
+        if grant is None or not self._is_same_download(asked, grant):
             self._refuse(vendor, asked, self.server.refuse(client, self._closed(), mono=now), out)
             return None
         client.frame_bytes = asked.frame_bytes
@@ -129,6 +133,18 @@ class VendorBlockGateway:
             self.server.catch_up()
             found = _wanted(client.grants, asked)
         return found
+
+    def _is_same_download(self, asked: Asked, grant: Grant) -> bool:
+        if asked.download is None:
+            return True
+        sha256 = grant.manifest.sha256
+        if asked.offset:
+            download, begun = self._begun.get(asked.device, (None, sha256))
+            return download != asked.download or begun == sha256
+        if len(self._begun) >= ANSWERED_MAX:
+            self._begun.clear()
+        self._begun[asked.device] = (asked.download, sha256)
+        return True
 
     # --- what is asked twice -----------------------------------------------------------------------------
 

@@ -15,7 +15,9 @@ from ota_bridge.dialect import VendorDialect
 
 GROUP: Final = "ota_bridge.dialects"
 
-BUILT_IN: Final[Mapping[str, str]] = {}
+BUILT_IN: Final[Mapping[str, str]] = {
+    "thingsboard": "ota_bridge.dialects.thingsboard:ThingsBoard",
+}
 """Name to `module:factory`."""
 
 Settings = Mapping[str, Mapping[str, Any]]

@@ -1,3 +1,6 @@
+import json
+from dataclasses import replace
+
 import pytest
 from core_world import MemorySource, facts_of, image_of
 from toy_dialect import BLOCK_BYTES, ToyBlocks
@@ -142,3 +145,33 @@ def test_what_is_not_in_memory_waits_for_the_disk_and_those_behind_it_too():
     said = [payload for _, payload in Decoder(max_packet_bytes=1 << 20).feed(b"".join(late))]
     assert [b"0/1000:" + IMAGE[:256], b"256/1000:" + IMAGE[256:512]] == said
     assert [(DOWN, b"512/1000:" + IMAGE[512:768])] == scene.asks(b'{"get": 512}')
+
+
+class DownloadBlocks(ToyBlocks):
+    """Its requests tell downloads apart: `{"get": OFFSET, "of": DOWNLOAD}`."""
+
+    repeat_s = 0.0
+
+    def read(self, topic, payload):
+        asked = super().read(topic, payload)
+        return asked and replace(asked, download=json.loads(payload).get("of"))
+
+
+def test_a_download_is_not_continued_with_what_was_granted_meanwhile():
+    scene = Scene(grant())
+    scene.gateway = VendorBlockGateway(scene.server, [DownloadBlocks()], mono=lambda: 100.0)
+    other = image_of("1.2.0", size=1000)
+    scene.source.put(other)
+    assert [b"0/1000:" + IMAGE[:256]] == [one for _, one in scene.asks(b'{"get": 0, "of": 1}')]
+    replaced = Grant(
+        deployment=DeploymentId("0123456789ac"),
+        rollout=None,
+        state=GrantState.OPEN,
+        manifest=facts_of("1.2.0", image=other),
+    )
+    scene.server.apply(GrantsChanged(device=DEVICE, grants=(replaced,)))
+    assert [] == scene.asks(b'{"get": 256, "of": 1}')
+    assert [b"256/1000:" + other[256:512]] == [one for _, one in scene.asks(b'{"get": 256, "of": 2}')]
+    assert [b"256/1000:" + other[256:512]] == [one for _, one in scene.asks(b'{"get": 256}')]
+    assert [b"0/1000:" + other[:256]] == [one for _, one in scene.asks(b'{"get": 0, "of": 1}')]
+    assert [b"256/1000:" + other[256:512]] == [one for _, one in scene.asks(b'{"get": 256, "of": 1}')]
