@@ -5,7 +5,7 @@
 2. Nothing that arrives here can raise past `handle`. What a dialect does not answer stays unanswered.
 3. A download that began with one artifact is not continued with another, where the protocol tells downloads apart.
 4. A request that repeats the one just answered stays unanswered where its dialect wants that: some devices take a
-   second answer for the next block.
+   second answer for the next block. After any other message of the device it is no repeat.
 """
 
 import time
@@ -59,6 +59,7 @@ class VendorBlockGateway:
         waiting = Waiting(topic, payload)
         asked = self._read_request(waiting)
         if asked is None:
+            self._answered.pop(topic, None)
             return 0
         client = self.server.client(asked.device)
         if isinstance(asked, MalformedFrom):

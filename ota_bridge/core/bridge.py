@@ -367,7 +367,7 @@ class Bridge:
         if event is None:
             deployment = updates.schedule(replace(deployment, claimed_wall=now))
             if report.is_proof:
-                vendors.believe(updates, device, deployment)
+                vendors.believe(updates, device, deployment, report.reason)
             return _Answer()
         changes: dict[str, object] = {}
         if report.percent is not None:

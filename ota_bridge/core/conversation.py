@@ -14,7 +14,8 @@ from ota_bridge.core.messages import CheckIn, Progress
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 
 CLAIMED: Final = "the device says that it is done"
-"""The cause begins so where a claim was all the proof that there is."""
+UNPROVEN: Final = "has no more proof"
+"""The cause ends so where a claim was all the proof that there is."""
 MEMORY_MAX_BYTES: Final = 16_384
 """What a dialect may keep of one device."""
 

@@ -5,7 +5,7 @@ from typing import Any, Final, assert_never
 
 from ota_bridge.core import journey
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
-from ota_bridge.core.conversation import CLAIMED
+from ota_bridge.core.conversation import UNPROVEN
 from ota_bridge.core.delivery import is_served
 from ota_bridge.core.deployment import OPEN, Deployment, State
 from ota_bridge.core.errors import BlockRefusal
@@ -227,7 +227,7 @@ def _assigned_reason(terms: Terms, device: Device, component: str, assignment: A
     need = policy.is_needed(device, part, is_known=known) if installed is not None else None
     if need is Obstacle.RUNS_IT and misfit in {None, Obstacle.WITHDRAWN}:
         attempts = _attempts(unit, device.id, component, assignment)
-        claim = next((f": {one.cause}" for one in attempts[:1] if one.cause.startswith(CLAIMED)), "")
+        claim = next((f": {one.cause}" for one in attempts[:1] if one.cause.endswith(UNPROVEN)), "")
         return "confirmed", _runs_sentence(device, release, component) + claim
     obstacle, step = misfit or need, release
     last: Deployment | None = None

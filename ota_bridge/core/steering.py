@@ -90,7 +90,11 @@ def follow(updates: Updates, rollout: Rollout, deployment: Deployment) -> None:
     updates.schedule(deployment)
     updates.grant(deployment.device)
     device = updates.unit.devices.get(deployment.device)
-    if running and device is not None and device.proto > 0 and deployment.state in OPEN:
+    if not running or device is None or deployment.state not in OPEN:
+        return
+    if updates.speaking.of(device) is not None:
+        updates.speaking.occasions.add(device.id, is_woken=True)
+    elif device.proto > 0:
         updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
 
 

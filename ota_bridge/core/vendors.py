@@ -9,7 +9,7 @@ Rules:
 from collections.abc import Callable
 from typing import Final
 
-from ota_bridge.core.conversation import CLAIMED, MEMORY_MAX_BYTES, Conversation, Occasion
+from ota_bridge.core.conversation import CLAIMED, MEMORY_MAX_BYTES, UNPROVEN, Conversation, Occasion
 from ota_bridge.core.deployment import Deployment, DeploymentEvent
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.fleet import Device
@@ -85,12 +85,16 @@ def _tell(updates: Updates, device_id: DeviceId, occasion: Occasion, take: Take)
         take(report)
 
 
-def believe(updates: Updates, device: Device, deployment: Deployment) -> None:
-    """A claim that nothing will ever prove ends the deployment, and is what the device runs from now on."""
+def believe(updates: Updates, device: Device, deployment: Deployment, reason: str) -> None:
+    """A claim that nothing will ever prove ends the deployment, and is what the device runs from now on.
+
+    `reason`: what it is made of, where the device did not say it itself.
+    """
     part = updates.release_of(deployment).parts[deployment.component]
     installed = {**device.parts, deployment.component: InstalledPart(version=part.version)}
     updates.unit.devices.put(replace(device, parts=installed))
-    updates.move(deployment, DeploymentEvent.RUNS_CONFIRMED, f"{CLAIMED}; {device.dialect} has no more proof")
+    cause = f"{reason or CLAIMED}; {device.dialect} {UNPROVEN}"
+    updates.move(deployment, DeploymentEvent.RUNS_CONFIRMED, cause)
 
 
 def _check_memory(data: bytes | None) -> None:

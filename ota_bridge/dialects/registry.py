@@ -17,6 +17,7 @@ GROUP: Final = "ota_bridge.dialects"
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "thingsboard": "ota_bridge.dialects.thingsboard:ThingsBoard",
+    "xively": "ota_bridge.dialects.xively:XivelyDialect",
 }
 """Name to `module:factory`."""
 

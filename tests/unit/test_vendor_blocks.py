@@ -66,6 +66,13 @@ def test_a_repeat_stays_unanswered_for_as_long_as_the_dialect_says_and_another_r
     assert 1 == len(scene.asks(b'{"get": 0}', at=102.3))
 
 
+def test_after_another_message_of_the_device_it_is_no_repeat():
+    scene = Scene(grant())
+    assert 1 == len(scene.asks(b'{"get": 0}'))
+    assert [] == scene.asks(b'{"runs": "1.0.0"}') + scene.asks(b'{"get": 0}', topic=b"toy/prod/t2/up")
+    assert 1 == len(scene.asks(b'{"get": 0}', at=100.1))
+
+
 @pytest.mark.parametrize(
     ("grants", "payload", "answer"),
     [
