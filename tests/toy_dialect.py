@@ -69,7 +69,8 @@ class ToyDialect:
             state = ReportState(said["said"])
             progress = Progress(
                 device=standing.device, dialect=self.name, key=None, deployment=open_.id, component=FIRMWARE,
-                state=state, result_code=said.get("code", "0"), is_proof=bool(said.get("proof")), body=said,
+                state=state, result_code=said.get("code", "0"), is_proof=bool(said.get("proof")),
+                reason=said.get("reason", ""), body=said,
             )  # fmt: skip
             return Turn(uplinks=[progress], memory=memory)
         parts = {FIRMWARE: InstalledPart(version=said["runs"])} if "runs" in said else {}

@@ -5,6 +5,8 @@ order after the commit, so nothing is acknowledged before it is durable. No exce
 """
 
 from dataclasses import dataclass
+from math import inf
+from sys import maxsize
 from typing import Final, assert_never
 
 from ota_bridge.core import vendors
@@ -189,6 +191,10 @@ class Bridge:
             after = page[-1].id
         for rollout in unit.rollouts.all():
             unit.rollouts.put(replace(rollout, standing=rollout.standing.shifted(step_s)))
+        for device in unit.memories.due(inf, limit=maxsize):
+            memory = unit.memories.get(device)
+            if memory is not None and memory.wake_wall is not None:
+                unit.memories.put(device, replace(memory, wake_wall=memory.wake_wall + step_s))
 
     def grants_page(
         self, unit: UnitOfWork, now: Now, after: DeploymentId | None

@@ -272,7 +272,8 @@ class XivelyDialect:
             if session.is_ext and any(update.id in session.listed for update in standing.updates):
                 return standing.wall + EXT_WAIT_S
             # A device that restarts again and again, perhaps because of what it gets, is not driven on.
-            return standing.wall if session.answers < BOTHERS_MAX else session.sent_wall + self._quiet_s
+            is_driven = session.answers >= BOTHERS_MAX
+            return min(session.sent_wall, standing.wall) + self._quiet_s if is_driven else standing.wall
         if not session.is_busy:
             return standing.wall
         quiet_s = session.again_after_s(self._quiet_s)
@@ -313,9 +314,9 @@ def _is_whole(update: Update) -> bool:
 
 
 def _last_sign(standing: Standing, session: Session) -> float:
-    """When the device last did anything, or was last spoken to."""
-    blocks = [update.last_block_wall or 0.0 for update in standing.updates]
-    return max(session.sent_wall, session.heard_wall, *blocks, 0.0)
+    """When the device last did anything, or was last spoken to. What is ahead of the clock, which was set, is none."""
+    signs = [session.sent_wall, session.heard_wall, *(update.last_block_wall or 0.0 for update in standing.updates)]
+    return max((wall for wall in signs if wall <= standing.wall), default=0.0)
 
 
 def _progress(

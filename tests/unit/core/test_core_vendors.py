@@ -106,6 +106,33 @@ def test_what_a_dialect_wants_to_be_asked_again_for_comes_at_its_time_and_no_mor
     assert [] == words(world.tick())
 
 
+@pytest.mark.parametrize("by_s", [-100_000.0, 100_000.0])
+def test_a_clock_that_is_set_leaves_a_dialect_as_long_to_wait_as_before(by_s):
+    world, _ = offered()
+    world.outputs.clear()
+    world.wall += by_s
+    world.commit(lambda unit: world.bridge.clock_stepped(unit, by_s) or [])
+    world.jump(RESEND_S - 1)
+    assert [] == words(world.tick())
+    world.jump(1)
+    assert [{"again": "1.1.0"}] == words(world.tick())
+
+
+def test_a_rollout_that_is_resumed_has_its_dialects_asked():
+    world, toy = offered()
+    rollout = toy.deployments[0].rollout
+    world.do("rollout.pause", rollout=rollout)
+    world.do("rollout.resume", rollout=rollout)
+    assert [{"again": "1.1.0"}] == words(world.last)
+
+
+def test_a_claim_may_have_a_reason_of_its_own():
+    _, toy = offered()
+    toy.says(said="done", proof=True, reason="it has been quiet for so long")
+    assert "it has been quiet for so long; toy has no more proof" == toy.deployments[0].cause
+    assert "it has been quiet for so long; toy has no more proof" in toy.why()[1]
+
+
 def test_a_failure_of_the_dialect_is_an_event_and_stops_nobody():
     world, toy = offered()
     other = Toy(world, "t2")

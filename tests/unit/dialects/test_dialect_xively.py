@@ -483,6 +483,20 @@ def test_a_device_that_downloads_by_url_is_left_alone_for_longer():
     assert [URL_QUIET_S] == [round(wall - begun) for wall in lists]
 
 
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_s", [-100_000.0, 100_000.0])
+def test_a_clock_that_is_set_neither_drives_a_device_on_nor_lets_it_wait(by_s):
+    scene = started(loses=losing("CHUNK", after=4)).passes(10)
+    scene.world.wall += by_s
+    scene.world.commit(lambda unit: scene.world.bridge.clock_stepped(unit, by_s) or [])
+    scene.passes(QUIET_S - 12)
+    assert 1 == len(scene.lists())
+    scene.passes(20)
+    assert {"firmware": ["CONFIRMED"]} == scene.states
+
+
 # --- by its records --------------------------------------------------------------------------------------------------
 
 
