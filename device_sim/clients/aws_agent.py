@@ -7,9 +7,8 @@
 5. After 32 requests without a block it gives up with FAILED "aborted", and is off until the next power-on.
 """
 
-from collections.abc import Mapping
 from enum import Enum, auto
-from typing import Any, Final
+from typing import Final
 
 from device_sim.clients.aws_device import AwsDevice
 from device_sim.clients.aws_documents import JobMessage, NotForUs, OtaFile, c_number, read_for_agent, read_message
@@ -209,10 +208,11 @@ class AgentDevice(AwsDevice):
             file = read_for_agent(message.document)
             if not is_base64_signature(file.signature):
                 raise NotForUs("the signature is not base64 of at most 384 bytes")  # noqa: TRY301
+            updater = c_number(message.details.get("updatedBy", "0"))
         except NotForUs as error:
             return self._failed(_PARSER_ERROR, str(error))
         if "self_test" in message.details:
-            return self._self_test(message.details)
+            return self._self_test(updater)
         if self.flash.is_pending:
             raise WentWrong(
                 "the image is on trial, but the job's statusDetails have no self_test: it rolls back at every boot"
@@ -242,8 +242,8 @@ class AgentDevice(AwsDevice):
 
     # --- the self test -----------------------------------------------------------------------------------------------
 
-    def _self_test(self, details: Mapping[str, Any]) -> list[Action]:
-        running, updater = word(self.flash.version), c_number(details.get("updatedBy", "0"))
+    def _self_test(self, updater: int) -> list[Action]:
+        running = word(self.flash.version)
         if updater >= running:
             reason = _SAME_VERSION if updater == running else _DOWNGRADE
             actions = self._failed(f"rejected: 0x{reason:08x}", "the image is not newer than the one that fetched it")

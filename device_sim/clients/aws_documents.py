@@ -84,9 +84,9 @@ def core_json(payload: bytes) -> dict[str, Any]:
     try:
         text = payload.decode()
         json.loads(text, parse_constant=_no_constant)
-    except (UnicodeDecodeError, ValueError) as error:
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise WentWrong(f"no JSON that coreJSON can read: {error}") from None
-    kept = _ESCAPE.sub(lambda found: _BACKSLASH + ("'" if found[1] == '"' else found[1]), text)
+    kept = _ESCAPE.sub(lambda found: _BACKSLASH + ("'" if found[1] in '"\\' else found[1]), text)
     body = json.loads(kept, parse_int=Number, parse_float=Number)
     if not isinstance(body, dict):
         raise WentWrong("a job message is an object")

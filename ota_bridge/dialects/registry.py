@@ -16,6 +16,7 @@ from ota_bridge.dialect import VendorDialect
 GROUP: Final = "ota_bridge.dialects"
 
 BUILT_IN: Final[Mapping[str, str]] = {
+    "aws": "ota_bridge.dialects.aws:AwsDialect",
     "thingsboard": "ota_bridge.dialects.thingsboard:ThingsBoard",
     "xively": "ota_bridge.dialects.xively:XivelyDialect",
 }

@@ -121,8 +121,22 @@ def made() -> dict[str, list[bytes]]:
         "query": QUERY_TEXTS,
         "query_tree": [query_targets.QUERIES._env.compile(text.decode()).serialize() for text in QUERY_TEXTS[:4]],
         "window": [b"0 2 * * *\nEurope/Berlin\n7200", b"*/15 1-3,22 * * mon-fri\n\n600", b"30 2 L,15 jan */2\nAustralia/Lord_Howe\n86400"],
+        "aws_jobs": list(_aws("/jobs/", b"\0\1\2\3\4")),
+        "aws_streams": list(_aws("/streams/", b"\0\1\2\3")),
+        "aws_topics": [b"$aws/things/dev1/jobs/" + one for one in (b"get", b"start-next", b"$next/get", b"x/get", b"AFR_OTA-1/update")],
+        "sim_aws": [*_aws("/accepted", b""), *(one["text"].encode() for one in _vectors("aws/blocks", "json"))],
         "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
     }  # fmt: skip
+
+
+def _aws(part: str, kinds: bytes) -> Iterator[bytes]:
+    """What was recorded on topics with this part, after each byte that can choose what it is; not all of the blocks."""
+    for name in ("jobs-json", "jobs-cbor", "older-agent"):
+        exchange = [step for step in _vectors(f"aws/exchange-{name}", "exchange") if part in step["topic"]]
+        of_device = [step for step in exchange if (step["from"] == "device") is bool(kinds)]
+        for step in [*of_device[:3], *of_device[-3:]]:
+            payload = bytes.fromhex(step["hex"]) if "hex" in step else step["text"].encode()
+            yield from (bytes([kind]) + payload for kind in kinds) if kinds else (payload,)
 
 
 QUERY_TEXTS = [
