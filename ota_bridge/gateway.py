@@ -70,6 +70,7 @@ from ota_bridge.switch import Switch
 from ota_bridge.wire import MqttMessage
 
 T = TypeVar("T")
+_Taken = Outcome[list[Output]]  # a name, since an annotation of an inner function is worked out at each definition
 
 PUMP_S: Final = 1.0
 """How often progress is written, time-outs are looked at and summaries are published."""
@@ -189,7 +190,7 @@ class Gateway:
         def work(unit: UnitOfWork) -> list[Output]:
             return self.bridge.receive(unit, uplink, self.now())
 
-        def on_done(outcome: Outcome[list[Output]]) -> None:
+        def on_done(outcome: _Taken) -> None:
             match outcome:
                 case Committed(outputs):
                     self.counters.committed += 1

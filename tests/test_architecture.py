@@ -64,6 +64,7 @@ TESTED_BY = {
     "plan_file/example.py": ("unit/cli/test_cli_rollout_plan.py", "a text that `rollout example` prints"),
     "request_lines.py": ("unit/test_block_gateway.py", "what waits for the disk, in the native protocol"),
     "store/dialect_tables.py": ("contract/test_contract_memories.py", "the port over both stores"),
+    "store/device_table.py": ("contract/test_contract_equivalence.py", "the port over SQLite"),
     "store/finished.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
     "store/old_keys.py": ("contract/test_contract_history.py", "with both stores, since both keep the same"),
     "store/report_table.py": ("contract/test_contract_reports.py", "the port over SQLite"),

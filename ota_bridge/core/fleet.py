@@ -107,6 +107,9 @@ class Device:
     def checked_in(self, report: CheckIn, wall: float) -> "Device":
         """This device after a check-in: what it runs, can take and speaks now."""
         changed_hw = self.hw is not None and report.hw is not None and report.hw != self.hw
+        trouble = self.trouble
+        if trouble.keyset_refused != report.keyset_refused:
+            trouble = replace(trouble, keyset_refused=report.keyset_refused)
         return replace(
             self,
             hw=self.hw or report.hw,
@@ -122,7 +125,7 @@ class Device:
             parts={**self.parts, **report.parts} if report.keeps_parts else dict(report.parts),
             have=report.have,
             keyset=report.keyset,
-            trouble=replace(self.trouble, keyset_refused=report.keyset_refused),
+            trouble=trouble,
             last_report_wall=wall,
             next_check_in_wall=None if report.next_s is None else wall + report.next_s,
         )

@@ -4,6 +4,7 @@ Times are ISO 8601 UTC text; sizes are bytes; digests are lower-case hex.
 """
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from ota_bridge.core.catalog import Release
@@ -22,7 +23,17 @@ def iso(wall: float | None) -> str | None:
     """A wall time as ISO 8601 UTC with milliseconds."""
     if wall is None:
         return None
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, fraction = divmod(wall, 1.0)
+    microseconds = round(fraction * 1e6)
+    if microseconds == 1_000_000:  # noqa: PLR2004 - as many as a second has
+        second, microseconds = second + 1.0, 0
+    return f"{_second(second)}.{microseconds // 1000:03d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(wall: float) -> str:
+    """The text of a whole second; every report says when it came, and many come within one."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
 
 
 def percent_of(deployment: Deployment) -> int:

@@ -5,6 +5,7 @@ import binascii
 import re
 from collections.abc import Callable, Iterator
 from enum import StrEnum
+from functools import partial
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 from ota_bridge.core.errors import Malformed
@@ -37,11 +38,14 @@ class Fields:
 
     __slots__ = ("_binary_as_text", "_items", "_name")
 
-    def __init__(self, value: object, *, name: str = "message", binary_as_text: bool = False) -> None:
-        if not isinstance(value, dict):
-            raise Malformed(f"{name} must be a map, not {shown(value)}")
-        self._items: dict[Any, Any] = value
+    def __init__(
+        self, value: object, *, name: str | Callable[[], str] = "message", binary_as_text: bool = False
+    ) -> None:
+        """A `name` that has to be put together is a function: most are never asked for."""
         self._name = name
+        if not isinstance(value, dict):
+            raise Malformed(f"{self._called()} must be a map, not {shown(value)}")
+        self._items: dict[Any, Any] = value
         self._binary_as_text = binary_as_text
 
     @classmethod
@@ -56,8 +60,7 @@ class Fields:
     ) -> "Fields":
         """The items of an array under the keys 0, 1, 2 and so on."""
         if not isinstance(value, list) or not min_items <= len(value) <= max_items:
-            count = str(min_items) if min_items == max_items else f"{min_items}..{max_items}"
-            raise Malformed(f"{name} must be an array of {count} items, not {shown(value)}")
+            raise _no_array(value, name, min_items, max_items)
         return cls(dict(enumerate(value)), name=name, binary_as_text=binary_as_text)
 
     def __contains__(self, key: str | int) -> bool:
@@ -76,7 +79,7 @@ class Fields:
         """Refuse every key that is not one of these."""
         for key in self._items:
             if key not in keys:
-                raise Malformed(f"{self._name}: the key {shown(key)} is not known")
+                raise Malformed(f"{self._called()}: the key {shown(key)} is not known")
 
     def optional(
         self,
@@ -86,7 +89,7 @@ class Fields:
         **kwargs: _P.kwargs,
     ) -> _T | None:
         """What `pick` gives, or None for a missing or null field: `f.optional(f.uint, "n", maximum=9)`."""
-        return pick(key, *args, **kwargs) if key in self else None
+        return pick(key, *args, **kwargs) if self._items.get(key) is not None else None
 
     def text(
         self,
@@ -100,7 +103,7 @@ class Fields:
         value = self._get(key)
         if not isinstance(value, str):
             raise Malformed(f"{self._path(key)} must be text, not {shown(value)}")
-        if not min_bytes <= len(value.encode()) <= max_bytes:
+        if not min_bytes <= (len(value) if value.isascii() else len(value.encode())) <= max_bytes:
             raise Malformed(f"{self._path(key)} must be {min_bytes}..{max_bytes} bytes of text, not {shown(value)}")
         if pattern is not None and not pattern.fullmatch(value):
             raise Malformed(f"{self._path(key)} is {shown(value)}; allowed is {pattern.pattern}")
@@ -124,14 +127,19 @@ class Fields:
 
     def uint(self, key: str | int, *, maximum: int, minimum: int = 0) -> int:
         """An integer given as a number."""
-        value = self._get(key)
+        value = self._items.get(key)
+        if value is None:
+            raise self._missing(key)
         if type(value) is not int or not minimum <= value <= maximum:
             raise Malformed(f"{self._path(key)} must be an integer {minimum}..{maximum}, not {shown(value)}")
         return value
 
     def number_text(self, key: str | int, *, maximum: int, minimum: int = 0) -> int:
         """An integer given as a number or as decimal text."""
-        return number(self._get(key), self._path(key), minimum=minimum, maximum=maximum)
+        value = self._get(key)
+        if type(value) is int and minimum <= value <= maximum:
+            return value
+        return number(value, self._path(key), minimum=minimum, maximum=maximum)
 
     def flag(self, key: str | int) -> bool:
         """A boolean, given as one."""
@@ -144,7 +152,7 @@ class Fields:
         """Bytes; where binary stands as text, standard base64 with padding."""
         value = self._get(key)
         if self._binary_as_text:
-            value = _from_base64(value, self._path(key), max_bytes)
+            value = _from_base64(value, lambda: self._path(key), max_bytes)
         if not isinstance(value, bytes) or not min_bytes <= len(value) <= max_bytes:
             count = str(min_bytes) if min_bytes == max_bytes else f"{min_bytes}..{max_bytes}"
             raise Malformed(f"{self._path(key)} must be {count} bytes of binary, not {shown(value)}")
@@ -156,30 +164,40 @@ class Fields:
 
     def mapping(self, key: str | int) -> "Fields":
         """A map inside this one."""
-        return Fields(self._get(key), name=self._path(key), binary_as_text=self._binary_as_text)
+        name = partial(self._path, key)
+        return Fields(self._get(key), name=name, binary_as_text=self._binary_as_text)
 
     def array(self, key: str | int, *, max_items: int, min_items: int = 0) -> "Fields":
         """An array inside this one, as fields under the keys 0, 1, 2 and so on."""
-        return Fields.of_array(
-            self._get(key),
-            max_items=max_items,
-            min_items=min_items,
-            name=self._path(key),
-            binary_as_text=self._binary_as_text,
-        )
+        value = self._get(key)
+        if not isinstance(value, list) or not min_items <= len(value) <= max_items:
+            raise _no_array(value, self._path(key), min_items, max_items)
+        name = partial(self._path, key)
+        return Fields(dict(enumerate(value)), name=name, binary_as_text=self._binary_as_text)
 
     def _get(self, key: str | int) -> Any:
         value = self._items.get(key)
         if value is None:
-            raise Malformed(f"{self._path(key)} is missing")
+            raise self._missing(key)
         return value
+
+    def _missing(self, key: str | int) -> Malformed:
+        return Malformed(f"{self._path(key)} is missing")
 
     def _path(self, key: str | int) -> str:
         shown_key = key[:40] if isinstance(key, str) and key.isprintable() else shown(key)
-        return f"{self._name}[{key}]" if isinstance(key, int) else f"{self._name}.{shown_key}"
+        return f"{self._called()}[{key}]" if isinstance(key, int) else f"{self._called()}.{shown_key}"
+
+    def _called(self) -> str:
+        return self._name if isinstance(self._name, str) else self._name()
 
 
-def _from_base64(value: object, path: str, max_bytes: int) -> bytes:
+def _no_array(value: object, name: str, min_items: int, max_items: int) -> Malformed:
+    count = str(min_items) if min_items == max_items else f"{min_items}..{max_items}"
+    return Malformed(f"{name} must be an array of {count} items, not {shown(value)}")
+
+
+def _from_base64(value: object, path: Callable[[], str], max_bytes: int) -> bytes:
     if isinstance(value, str) and len(value) <= (max_bytes + 2) // 3 * 4:
         try:
             decoded = base64.b64decode(value, validate=True)
@@ -188,4 +206,4 @@ def _from_base64(value: object, path: str, max_bytes: int) -> bytes:
         else:
             if base64.b64encode(decoded).decode() == value:  # stray low bits in the last character: two spellings
                 return decoded
-    raise Malformed(f"{path} must be base64 of at most {max_bytes} bytes, not {shown(value)}")
+    raise Malformed(f"{path()} must be base64 of at most {max_bytes} bytes, not {shown(value)}")

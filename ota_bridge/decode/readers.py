@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import msgpack
@@ -17,6 +18,10 @@ _LONG_HEADS_MAX: Final = 8
 """The library lays out an array as long as its head says before it reads the items: above so many bytes that could be
 such heads, they are looked at first. Nested, a few thousand bytes would take megabytes."""
 
+_SOUND_MSGPACK: Final[frozenset[type[Any]]] = frozenset({str, int, bytes, bool, type(None)})
+"""Its text is strict UTF-8 and its integers have 64 bits: the library has seen to both."""
+_SOUND_JSON: Final[frozenset[type[Any]]] = frozenset({bool, type(None)})
+
 
 def read_json(data: bytes, *, max_bytes: int, max_depth: int = 8, max_items: int = 1024, floats: bool = False) -> Any:
     """Read one JSON value from UTF-8 bytes."""
@@ -29,7 +34,9 @@ def read_json(data: bytes, *, max_bytes: int, max_depth: int = 8, max_items: int
         raise Malformed(f"JSON: not UTF-8 at byte {error.start}") from None
     except RecursionError:
         raise Malformed(f"JSON: nested deeper than {max_depth}") from None
-    _Walk("JSON", max_depth, max_items, MapKeys.TEXT, floats=floats).check(value)
+    # Half a surrogate pair can only come of an escape: UTF-8 has none.
+    sound = _SOUND_JSON if b"\\u" in data else _SOUND_JSON | {str}
+    _Walk("JSON", max_depth, max_items, MapKeys.TEXT, floats=floats, sound=sound).check(value)
     return value
 
 
@@ -101,42 +108,65 @@ def read_msgpack(
         )
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Malformed(f"msgpack: {str(error)[:80] or type(error).__name__}") from None
-    _Walk("msgpack", max_depth, max_items, keys, floats=floats).check(value)
+    _Walk("msgpack", max_depth, max_items, keys, floats=floats, sound=_SOUND_MSGPACK).check(value)
     return value
 
 
 class _Walk:
     """Checks a built value against the bounds and types that its library cannot be told."""
 
-    __slots__ = ("_floats", "_format", "_keys", "_left", "_max_depth", "_max_items")
+    __slots__ = ("_floats", "_format", "_keys", "_left", "_max_depth", "_max_items", "_sound")
 
-    def __init__(self, format_name: str, max_depth: int, max_items: int, keys: MapKeys, *, floats: bool) -> None:
+    def __init__(
+        self,
+        format_name: str,
+        max_depth: int,
+        max_items: int,
+        keys: MapKeys,
+        *,
+        floats: bool,
+        sound: frozenset[type[Any]],
+    ) -> None:
+        """Of the types in `sound` every value is allowed, whatever it is."""
         self._format = format_name
         self._max_depth = max_depth
         self._max_items = self._left = max_items
         self._keys = keys
         self._floats = floats
+        self._sound = sound
 
     def check(self, value: object, depth: int = 0) -> None:
-        kind = type(value)
-        if kind is str:
+        # Most values need no look, and a call for each of them would cost more than the reading.
+        if isinstance(value, dict):
+            self._enter(len(value), depth)
+            self._check_keys(value)
+            inside: Iterable[object] = value.values()
+        elif isinstance(value, list):
+            self._enter(len(value), depth)
+            inside = value
+        else:
+            self._check_scalar(value)
+            return
+        sound = self._sound
+        for item in inside:
+            kind = type(item)
+            if kind in sound:
+                continue
+            if kind is dict or kind is list:
+                self.check(item, depth + 1)
+            else:
+                self._check_scalar(item)
+
+    def _check_scalar(self, value: object) -> None:
+        if isinstance(value, str):
             self._check_text(value)
-        elif kind is int:
-            if not _I64_MIN <= value <= U64:  # type: ignore[operator]
+        elif type(value) is int:
+            if not _I64_MIN <= value <= U64:
                 raise Malformed(f"{self._format}: number {shown(value)} is out of range")
-        elif kind is dict:
-            self._enter(len(value), depth)  # type: ignore[arg-type]
-            for key, item in value.items():  # type: ignore[attr-defined]
-                self._check_key(key)
-                self.check(item, depth + 1)
-        elif kind is list:
-            self._enter(len(value), depth)  # type: ignore[arg-type]
-            for item in value:  # type: ignore[attr-defined]
-                self.check(item, depth + 1)
-        elif kind is float:
-            if not self._floats or not math.isfinite(value):  # type: ignore[arg-type]
+        elif isinstance(value, float):
+            if not self._floats or not math.isfinite(value):
                 raise Malformed(f"{self._format}: the number {shown(value)} is not allowed")
-        elif kind not in (bytes, bool, type(None)):
+        elif type(value) not in (bytes, bool, type(None)):
             raise Malformed(f"{self._format}: extension types are not allowed")
 
     def _enter(self, count: int, depth: int) -> None:
@@ -146,13 +176,16 @@ class _Walk:
         if self._left < 0:
             raise Malformed(f"{self._format}: more than {self._max_items} items")
 
-    def _check_key(self, key: object) -> None:
-        if type(key) is str and self._keys is not MapKeys.UINT:
-            self._check_text(key)
-        elif type(key) is not int or self._keys is MapKeys.TEXT or (self._keys is MapKeys.UINT and key < 0):
-            raise Malformed(f"{self._format}: a map key must be {self._keys.value}, not {shown(key)}")
+    def _check_keys(self, value: dict[Any, Any]) -> None:
+        takes_text, is_sound = self._keys is not MapKeys.UINT, str in self._sound
+        for key in value:
+            if type(key) is str and takes_text:
+                if not is_sound:
+                    self._check_text(key)
+            elif type(key) is not int or self._keys is MapKeys.TEXT or (self._keys is MapKeys.UINT and key < 0):
+                raise Malformed(f"{self._format}: a map key must be {self._keys.value}, not {shown(key)}")
 
-    def _check_text(self, text: Any) -> None:
+    def _check_text(self, text: str) -> None:
         try:
             text.encode()
         except UnicodeEncodeError:

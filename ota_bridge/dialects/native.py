@@ -53,6 +53,7 @@ from ota_bridge.core.values import (
 from ota_bridge.core.views import iso
 from ota_bridge.decode import U32, U64, Fields, number, read_json, read_msgpack
 from ota_bridge.dialect import MalformedRequest
+from ota_bridge.json_text import compact_encoder
 from ota_bridge.wire import MqttMessage, Subscription
 
 REPORT_MAX_BYTES: Final = 8192
@@ -420,4 +421,4 @@ def _shown(value: object) -> str:
     return str(value)
 
 
-_json: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_shown).encode
+_json: Final = compact_encoder(_shown, ensure_ascii=False)

@@ -350,8 +350,13 @@ def _filter(topic_filter: str) -> bytes:
 
 def encode_publish(topic: str, payload: bytes, *, qos: int = 0, retain: bool = False, packet_id: int = 0) -> bytes:
     """PUBLISH at QoS 0 or 1 (§3.3); raises ValueError or ConfigError for what MQTT cannot carry."""
-    body = _topic(topic) + (packet_id.to_bytes(2, "big") if qos else b"") + payload
-    return _packet(0x30 | qos << 1 | retain, body)
+    if not topic or "+" in topic or "#" in topic or not topic.isascii() or "\0" in topic or len(topic) > 0xFFFF:
+        name = _topic(topic)
+    else:  # what nearly all are, without a call
+        name = len(topic).to_bytes(2, "big") + topic.encode()
+    number = packet_id.to_bytes(2, "big") if qos else b""
+    length = _length(len(name) + len(number) + len(payload))
+    return b"%c%b%b%b%b" % (0x30 | qos << 1 | retain, length, name, number, payload)
 
 
 def encode_puback(packet_id: int) -> bytes:
@@ -373,6 +378,7 @@ def _packet(first: int, body: bytes) -> bytes:
     return bytes([first]) + _length(len(body)) + body
 
 
+@functools.lru_cache(maxsize=4096)
 def _length(value: int) -> bytes:
     if not 0 <= value <= LENGTH_MAX:
         raise ValueError(f"a packet of {value} bytes: MQTT ends at {LENGTH_MAX}")

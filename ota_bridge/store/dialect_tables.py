@@ -23,7 +23,7 @@ class MemoryTable:
     )
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def get(self, device: DeviceId) -> Memory | None:
         row = self._execute(self._GET, (device.product, device.name)).fetchone()

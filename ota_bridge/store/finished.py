@@ -49,7 +49,7 @@ class FinishedRows:
     _CHANGE: Final = f"UPDATE finished SET {', '.join(f'{name} = ?' for name in _OWN[1:])} WHERE id = ?"  # noqa: S608
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def get(self, deployment: DeploymentId) -> Deployment | None:
         """One of them, if it is here."""

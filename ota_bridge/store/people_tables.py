@@ -22,7 +22,7 @@ class UserTable:
     _ALL: Final = _SELECT + "ORDER BY name"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def get(self, name: str) -> User | None:
         row = self._execute(self._GET, (name,)).fetchone()
@@ -47,7 +47,7 @@ class TokenTable:
     _ALL: Final = _SELECT + "WHERE ?1 IS NULL OR user = ?1 ORDER BY rowid"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def get(self, token: TokenId) -> Token | None:
         row = self._execute(self._GET, (token,)).fetchone()
@@ -67,7 +67,7 @@ class ApprovalTable:
     _OF_ROLLOUT: Final = select("approvals", rows.APPROVAL_COLUMNS) + "WHERE rollout = ? ORDER BY rowid"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def put(self, approval: Approval) -> None:
         self._execute(self._PUT, rows.approval_row(approval))
@@ -87,7 +87,7 @@ class AuditTable:
     _LAST: Final = _SELECT + "ORDER BY n DESC LIMIT 1"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def last(self) -> Entry | None:
         row = self._execute(self._LAST).fetchone()

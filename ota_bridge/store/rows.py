@@ -7,6 +7,8 @@ Maps are compact JSON text in which bytes are base64.
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, Final
 
 from ota_bridge.core.deployment import Deployment, State, Transition
@@ -15,12 +17,18 @@ from ota_bridge.core.fleet import Assignment, Device, DeviceState, Silence
 from ota_bridge.core.messages import Encoding, InstalledPart, ReportKey
 from ota_bridge.core.ports import StoredReport
 from ota_bridge.core.values import DeploymentId, DeviceId, Limits, ReleaseId, Share, StandingLimits
+from ota_bridge.json_text import compact_encoder
 
 Row = Sequence[Any]
 
 _U64_END: Final = 1 << 64
 _I64_END: Final = 1 << 63
 _NO_TROUBLE: Final = Silence()
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+_DEVICE_STATES: Final = {one.value: one for one in DeviceState}
+_ENCODINGS: Final = {one.value: one for one in Encoding}
+_KEPT_TEXTS: Final = 1024
+"""What many devices have in common (what runs there, what is assigned) is read and written once for as many of them."""
 
 
 def to_signed(number: int | None) -> int | None:
@@ -43,7 +51,7 @@ def _text_of_bytes(value: object) -> str:
     raise StoreError(f"a report body cannot hold a {type(value).__name__}")
 
 
-encode: Final = json.JSONEncoder(separators=(",", ":"), default=_text_of_bytes).encode
+encode: Final = compact_encoder(_text_of_bytes)
 decode: Final = json.JSONDecoder().decode
 
 
@@ -64,6 +72,10 @@ DEVICE_COLUMNS: Final = (
     *("proto", "boot", "nonce", "max_packet", "max_block", "max_window", "parts", "have", "assigned"),
     *("last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall", "trouble", "keyset", "attrs"),
 )
+HEARD_COLUMNS: Final = (
+    *("boot", "nonce", "last_report_wall", "next_check_in_wall", "last_offer_wall", "last_block_wall"),
+)
+"""What changes with every report and every notice."""
 
 
 def device_row(device: Device) -> Row:
@@ -98,18 +110,30 @@ def device_row(device: Device) -> Row:
     )
 
 
-def device_from(row: Row) -> Device:
-    """The reverse of `device_row`."""
+def heard_row(device: Device) -> Row:
+    """The values of `HEARD_COLUMNS`."""
+    return (
+        to_signed(device.boot),
+        device.nonce,
+        device.last_report_wall,
+        device.next_check_in_wall,
+        device.last_offer_wall,
+        device.last_block_wall,
+    )
+
+
+def device_from(row: Row, device: DeviceId | None = None) -> Device:
+    """The reverse of `device_row`; `device`, where it is known whose row it is."""
     return Device(
-        id=DeviceId(row[0], row[1]),
-        state=DeviceState(row[2]),
+        id=device or DeviceId(row[0], row[1]),
+        state=_DEVICE_STATES[row[2]],
         created_wall=row[3],
         hw=row[4],
         hw_reported=row[5],
         label=row[6],
         tags=() if row[7] == "[]" else tuple(decode(row[7])),
         dialect=row[8],
-        encoding=Encoding(row[9]),
+        encoding=_ENCODINGS[row[9]],
         proto=row[10],
         boot=from_signed(row[11]),
         nonce=row[12],
@@ -125,37 +149,44 @@ def device_from(row: Row) -> Device:
         last_block_wall=row[22],
         trouble=_trouble_from(row[23]),
         keyset=row[24],
-        attrs={} if row[25] == "{}" else decode(row[25]),
+        attrs=_NOTHING if row[25] == "{}" else decode(row[25]),
     )
 
 
 def _parts_text(parts: Mapping[str, InstalledPart]) -> str:
-    return encode({name: (part.version, part.seq, b64(part.digest8), part.trial) for name, part in parts.items()})
+    return _text_of_parts(tuple(parts.items()))
 
 
-def parts_from(text: str) -> dict[str, InstalledPart]:
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _text_of_parts(parts: tuple[tuple[str, InstalledPart], ...]) -> str:
+    return encode({name: (part.version, part.seq, b64(part.digest8), part.trial) for name, part in parts})
+
+
+@lru_cache(maxsize=_KEPT_TEXTS)
+def parts_from(text: str) -> Mapping[str, InstalledPart]:
     """What a device reported, from its column."""
-    return {
+    found = {
         name: InstalledPart(version=version, seq=seq, digest8=b64decode(digest8), trial=trial)
         for name, (version, seq, digest8, trial) in decode(text).items()
     }
+    return MappingProxyType(found)
 
 
 def _assigned_text(assigned: Mapping[str, Assignment]) -> str:
     return encode({name: (one.release, one.rollout) for name, one in assigned.items()}) if assigned else "{}"
 
 
-def _assigned_from(text: str) -> dict[str, Assignment]:
-    if text == "{}":
-        return {}
-    return {
+@lru_cache(maxsize=_KEPT_TEXTS)
+def _assigned_from(text: str) -> Mapping[str, Assignment]:
+    found = {
         name: Assignment(release=ReleaseId(release), rollout=rollout)
         for name, (release, rollout) in decode(text).items()
     }
+    return MappingProxyType(found)
 
 
 def _trouble_text(trouble: Silence) -> str:
-    if trouble == _NO_TROUBLE:
+    if trouble is _NO_TROUBLE or trouble == _NO_TROUBLE:
         return ""
     return encode(
         {

@@ -63,10 +63,12 @@ class SqliteStore:
         self._path = path
         self._deliver = deliver
         self._limits = limits
+        self._execute = db.conn.execute
         self._unit = Tables.over(db)
         self._readers = ReadConnections(path)
         self._queue: deque[_Item] = deque()
-        self._wake = threading.Condition()
+        self._lock = threading.Lock()
+        self._wake = threading.Condition(self._lock)
         self._closing = False
         self._log_is_empty = False
         self._writer = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -85,7 +87,7 @@ class SqliteStore:
 
     def submit(self, work: Callable[[UnitOfWork], T], on_done: Callable[[Outcome[T]], None]) -> None:
         """Queue `work`; raises StoreError, and queues nothing, when the queue is full or the store is closed."""
-        with self._wake:
+        with self._lock:  # the bare lock: a condition is entered through Python
             if self._closing:
                 raise StoreError(_CLOSED)
             if len(self._queue) >= self._limits.queue_max:
@@ -166,7 +168,7 @@ class SqliteStore:
 
     def _one(self, work: Callable[[UnitOfWork], Any]) -> Outcome[Any]:
         """Run one work in its savepoint; raises if that did more than end this work."""
-        self._db.execute("SAVEPOINT work")
+        self._execute("SAVEPOINT work")
         try:
             value = work(self._unit)
             self._unit.flush()
@@ -181,7 +183,7 @@ class SqliteStore:
             if not isinstance(error, OtaBridgeError):
                 _log.exception("a unit of work failed")
             return Failed(error)
-        self._db.execute("RELEASE work")
+        self._execute("RELEASE work")
         return Committed(value)
 
     def _lost(

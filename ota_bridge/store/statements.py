@@ -15,6 +15,12 @@ def upsert(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
     return f"{insert(table, columns)} ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
 
+def change(table: str, columns: Sequence[str], key: Sequence[str]) -> str:
+    """Changes the row with that key, whose values come last."""
+    changes = ", ".join(f"{name} = ?" for name in columns)
+    return f"UPDATE {table} SET {changes} WHERE {' AND '.join(f'{name} = ?' for name in key)}"  # noqa: S608 - constants
+
+
 def select(table: str, columns: Sequence[str]) -> str:
     """The beginning of a question."""
     return f"SELECT {', '.join(columns)} FROM {table} "  # noqa: S608 - constants of this package

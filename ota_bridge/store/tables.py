@@ -1,7 +1,7 @@
 """The ports over SQLite: one class per aggregate, all on one connection, none of which begins or ends a transaction.
 
-All SQL goes through `Database.execute`, which commits by itself only where no transaction is open; the owner of the
-connection opens one around every unit of work.
+All SQL goes to the connection as it is, for sqlite-utils looks before and after each statement whether it is to commit:
+the owner of the connection opens a transaction around every unit of work.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +12,6 @@ from sqlite_utils import Database
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, State, Transition
-from ota_bridge.core.fleet import Device, DeviceState
-from ota_bridge.core.messages import InstalledPart
 from ota_bridge.core.people import TokenId
 from ota_bridge.core.ports import (
     Approvals,
@@ -32,12 +30,13 @@ from ota_bridge.core.ports import (
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId, StandingLimits
 from ota_bridge.store import catalog_rows, rows
+from ota_bridge.store.device_table import DeviceTable
 from ota_bridge.store.dialect_tables import MemoryTable
 from ota_bridge.store.finished import FinishedRows
 from ota_bridge.store.identifiers import new_secret, unused_id
 from ota_bridge.store.people_tables import ApprovalTable, AuditTable, TokenTable, UserTable
 from ota_bridge.store.report_table import ReportTable
-from ota_bridge.store.statements import insert, select, upsert, where
+from ota_bridge.store.statements import insert, select, upsert
 
 
 class ReleaseTable:
@@ -51,7 +50,7 @@ class ReleaseTable:
     _PARTS: Final = select("release_parts", catalog_rows.PART_COLUMNS) + "WHERE release = ? ORDER BY position"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
         self._kept: dict[ReleaseId, Release] = {}
         self._all: dict[str | None, Sequence[Release]] = {}
 
@@ -88,116 +87,6 @@ class ReleaseTable:
         return catalog_rows.release_from(row, {part.component: part for part in parts})
 
 
-class DeviceTable:
-    """`Devices`. The last one is kept, and written once: a report asks for its device, and puts it, several times."""
-
-    _PUT: Final = upsert("devices", rows.DEVICE_COLUMNS, ("product", "name"))
-    _SELECT: Final = select("devices", rows.DEVICE_COLUMNS)
-    _GET: Final = _SELECT + "WHERE product = ? AND name = ?"
-    _INSTALLED: Final = (
-        "SELECT parts FROM devices WHERE product = ? AND state <> 'retired' GROUP BY parts ORDER BY min(name)"
-    )
-    _NAMED: Final = _SELECT + "WHERE name = ?1 OR (label = ?1 AND label <> '') ORDER BY product, name"
-
-    def __init__(self, db: Database) -> None:
-        self._execute = db.execute
-        self._last: Device | None = None
-        self._is_written = True
-
-    def get(self, device: DeviceId) -> Device | None:
-        last = self._last
-        if last is not None and last.id == device:
-            return last
-        self.flush()
-        row = self._execute(self._GET, (device.product, device.name)).fetchone()
-        if row is not None:
-            self._last = rows.device_from(row)
-            return self._last
-        return None
-
-    def forget(self) -> None:
-        """Read again: what was kept may have been rolled back."""
-        self._last, self._is_written = None, True
-
-    def put(self, device: Device) -> None:
-        if self._last is not None and self._last.id == device.id:  # it is there, so others may refer to it
-            self._last, self._is_written = device, False
-            return
-        self.flush()
-        self.forget()
-        self._execute(self._PUT, rows.device_row(device))
-        self._last = device
-
-    def flush(self) -> None:
-        """Write what was put and not written yet."""
-        if not self._is_written and self._last is not None:
-            last = self._last
-            self.forget()
-            self._execute(self._PUT, rows.device_row(last))
-            self._last = last
-
-    def named(self, name: str) -> Sequence[Device]:
-        self.flush()
-        return [rows.device_from(row) for row in self._execute(self._NAMED, (name,))]
-
-    def page(
-        self,
-        *,
-        product: str | None = None,
-        state: DeviceState | None = None,
-        tag: str | None = None,
-        after: DeviceId | None = None,
-        limit: int = 1000,
-    ) -> Sequence[Device]:
-        if after is not None and product is None:  # two looks that an index finds: for a pair there is no such
-            same = self.page(product=after.product, state=state, tag=tag, after=after, limit=limit)
-            following = self._page(None, state, tag, after, limit - len(same)) if len(same) < limit else []
-            return [*same, *following]
-        return self._page(product, state, tag, after, limit)
-
-    def _page(
-        self, product: str | None, state: DeviceState | None, tag: str | None, after: DeviceId | None, limit: int
-    ) -> Sequence[Device]:
-        """Without `product`: of the products behind that of `after`."""
-        self.flush()
-        conditions: list[str] = []
-        values: list[Any] = []
-        if product is not None:
-            conditions.append("product = ?")
-            values.append(product)
-        if after is not None and product == after.product:
-            conditions.append("name > ?")
-            values.append(after.name)
-        elif after is not None:
-            conditions.append("product > ?")
-            values.append(after.product)
-        if state is not None:
-            conditions.append("state = ?")
-            values.append(state.value)
-        if tag is not None:
-            conditions.append("tags <> '[]' AND EXISTS (SELECT 1 FROM json_each(tags) WHERE value = ?)")
-            values.append(tag)
-        sql = self._SELECT + where(conditions) + "ORDER BY product, name LIMIT ?"
-        return [rows.device_from(row) for row in self._execute(sql, (*values, limit))]
-
-    def count(self, *, product: str | None = None) -> int:
-        self.flush()
-        if product is None:
-            found = self._execute("SELECT count(*) FROM devices").fetchone()
-        else:
-            found = self._execute("SELECT count(*) FROM devices WHERE product = ?", (product,)).fetchone()
-        return int(found[0])
-
-    def installed(self, *, product: str) -> Sequence[Mapping[str, InstalledPart]]:
-        self.flush()
-        found: list[Mapping[str, InstalledPart]] = []
-        for row in self._execute(self._INSTALLED, (product,)):
-            parts = rows.parts_from(row[0])
-            if parts not in found:  # the same components in another order
-                found.append(parts)
-        return found
-
-
 class DeploymentTable:
     """`Deployments`: attempts in one table, their transitions in another, those that were compacted in `finished`.
 
@@ -224,7 +113,7 @@ class DeploymentTable:
     _OLDEST: Final = _SELECT + "WHERE product = ? AND name = ? ORDER BY rowid LIMIT ?"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
         self._finished = FinishedRows(db)
         self._kept_of: DeviceId | None = None
         self._kept: dict[DeploymentId, Deployment] = {}
@@ -255,7 +144,13 @@ class DeploymentTable:
             self.forget()
             self._kept = {one.id: one for one in self._list(self._OPEN_OF, (device.product, device.name))}
             self._kept_of = device
-        return sorted(self._kept.values(), key=lambda one: one.id)
+        return sorted(self._kept.values(), key=lambda one: one.id) if self._kept else []
+
+    def none_open(self, device: DeviceId) -> None:
+        """It was seen with the row of this device that none of its deployments is open."""
+        if device != self._kept_of:
+            self._kept.clear()
+            self._kept_of = device
 
     def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
         found = self._list(self._RECENT, (device.product, device.name, limit))
@@ -350,7 +245,7 @@ class RolloutTable:
     _ALL: Final = _SELECT + "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR product = ?2) ORDER BY rowid"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
         self._kept: dict[RolloutId, Rollout] = {}
         self._lists: dict[tuple[RolloutState | None, str | None], tuple[Rollout, ...]] = {}
 
@@ -394,7 +289,7 @@ class MemberTable:
     _COUNT: Final = "SELECT count(*) FROM rollout_members WHERE rollout = ? AND place >= ? AND place < ?"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def put(self, rollout: RolloutId, place: int, name: str) -> None:
         self._execute(self._PUT, (rollout, place, name))
@@ -423,7 +318,7 @@ class LimitsTable:
     _GET: Final = select("limits", rows.LIMITS_COLUMNS) + "WHERE id = 1"
 
     def __init__(self, db: Database) -> None:
-        self._execute = db.execute
+        self._execute = db.conn.execute
 
     def get(self) -> StandingLimits:
         row = self._execute(self._GET).fetchone()
@@ -455,9 +350,9 @@ class Tables:
     @classmethod
     def over(cls, db: Database) -> "Tables":
         """The ports on this connection."""
-        releases, devices, rollouts = ReleaseTable(db), DeviceTable(db), RolloutTable(db)
-        deployments, reports, limits = DeploymentTable(db), ReportTable(db), LimitsTable(db)
-        forget = (releases.forget, devices.forget, rollouts.forget, deployments.forget)
+        releases, rollouts, deployments = ReleaseTable(db), RolloutTable(db), DeploymentTable(db)
+        devices, reports, limits = DeviceTable(db, deployments.none_open), ReportTable(db), LimitsTable(db)
+        forget = (releases.forget, devices.forget, rollouts.forget, deployments.forget, reports.forget)
         people = (UserTable(db), TokenTable(db), ApprovalTable(db), AuditTable(db))
         members, memories = MemberTable(db), MemoryTable(db)
         return cls(

@@ -287,10 +287,16 @@ class Refusing:
             raise sqlite3.OperationalError("disk I/O error")
         return self._db.execute(sql, *arguments)
 
+    @classmethod
+    def into(cls, store, statement):
+        store._db = refusing = cls(store._db, statement)
+        store._execute = refusing.execute
+        return refusing
+
 
 @pytest.mark.parametrize("statement", ["BEGIN", "COMMIT", "SAVEPOINT", "RELEASE"])
 def test_a_group_that_cannot_begin_or_end_fails_as_a_whole_and_the_next_one_works(store, deliveries, statement):
-    refusing = store._db = Refusing(store._db, statement)
+    refusing = Refusing.into(store, statement)
     for number in range(5):
         store.submit(lambda unit, number=number: unit.devices.put(device(str(number))), deliveries.tell)
 
@@ -305,7 +311,7 @@ def test_a_group_that_cannot_begin_or_end_fails_as_a_whole_and_the_next_one_work
 
 
 def test_the_work_after_a_group_that_was_lost_reads_nothing_of_it(store, deliveries):
-    refusing = store._db = Refusing(store._db, "COMMIT")
+    refusing = Refusing.into(store, "COMMIT")
     store.submit(lambda unit: unit.devices.put(device("lost")), deliveries.tell)
     deliveries.take(1)
     refusing.statement = ""
