@@ -41,8 +41,8 @@ from ota_bridge.wire import MqttMessage, Subscription
 
 ASK_S: Final = 3.0
 """A device that has just come is left so long to ask by itself: told and asked, it would begin twice."""
-QUIET_S: Final = 20.0
-"""Well above the 5 s after which the C++ client asks again, and the 10 s by which news of blocks may be late."""
+QUIET_S: Final = 15.0
+"""Above the 5 s after which the C++ client asks again, and the 10 s by which news of blocks may be late in large fleets."""
 PUSHES_MAX: Final = 10
 DOUBLINGS_MAX: Final = 5
 ROUNDS_MAX: Final = 3
