@@ -25,7 +25,6 @@ from ota_bridge.dialect import products_of, read_options
 from ota_bridge.dialects.thingsboard_blocks import CHUNK_MAX_BYTES, WHOLE_MAX_BYTES, ThingsBoardBlocks
 from ota_bridge.dialects.thingsboard_messages import (
     NAME,
-    NUMBER,
     AttributesAsked,
     Begun,
     FwState,
@@ -33,6 +32,7 @@ from ota_bridge.dialects.thingsboard_messages import (
     Place,
     Telemetry,
     checked_prefix,
+    is_number,
     read_attributes,
     read_rpc,
     read_telemetry,
@@ -42,7 +42,7 @@ from ota_bridge.wire import MqttMessage, Subscription
 ASK_S: Final = 3.0
 """A device that has just come is left so long to ask by itself: told and asked, it would begin twice."""
 QUIET_S: Final = 15.0
-"""Above the 5 s after which the C++ client asks again, and the 10 s by which news of blocks may be late in large fleets."""
+"""Above the 5 s after which the C++ client asks again, and the 10 s by which news of blocks may be late."""
 PUSHES_MAX: Final = 10
 DOUBLINGS_MAX: Final = 5
 ROUNDS_MAX: Final = 3
@@ -142,9 +142,9 @@ class ThingsBoard:
             match tail:
                 case ["v1", "devices", "me", "telemetry"]:
                     return self._said(device, read_telemetry(message.payload))
-                case ["v1", "devices", "me", "attributes", "request", request] if NUMBER.fullmatch(request.encode()):
+                case ["v1", "devices", "me", "attributes", "request", request] if is_number(request):
                     return self._said(device, read_attributes(request, message.payload))
-                case ["v1", "devices", "me", "rpc", "request", request] if NUMBER.fullmatch(request.encode()):
+                case ["v1", "devices", "me", "rpc", "request", request] if is_number(request):
                     return self._said(device, read_rpc(request, message.payload))
                 case ["v2", "fw", "request", _, "chunk", "0"]:
                     return self._said(device, Begun())

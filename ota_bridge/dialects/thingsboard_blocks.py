@@ -12,7 +12,7 @@ from typing import Final
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.values import FIRMWARE, DeviceId
 from ota_bridge.dialect import Asked, MalformedFrom, Piece
-from ota_bridge.dialects.thingsboard_messages import NUMBER, Place
+from ota_bridge.dialects.thingsboard_messages import Place, is_number
 
 CHUNK_MAX_BYTES: Final = 65_536
 WHOLE_MAX_BYTES: Final = 8 << 20
@@ -45,7 +45,7 @@ class ThingsBoardBlocks:
     def read(self, topic: bytes, payload: bytes) -> Asked | None:
         device, tail = self._place.read(topic.decode("utf-8", "replace"))
         match tail:
-            case ["v2", "fw", "request", rid, "chunk", n] if _is_number(rid) and _is_number(n):
+            case ["v2", "fw", "request", rid, "chunk", n] if is_number(rid) and is_number(n):
                 size = self._size(device, rid, payload)
             case _:
                 raise MalformedFrom(f"topic {topic[:80]!r} asks for no chunk", device=device, reply_to="FAILURE")
@@ -65,7 +65,8 @@ class ThingsBoardBlocks:
         if not payload:
             known, size = self._sizes.get(device, ("", 0))
             return size if known == rid else 0
-        size = int(payload) if NUMBER.fullmatch(payload) else 0
+        text = payload.decode("ascii", "replace")
+        size = int(text) if is_number(text) else 0
         if not size:
             raise MalformedFrom(f"chunk size {payload[:40]!r} is not a number", device=device, reply_to="FAILURE")
         if size > CHUNK_MAX_BYTES:
@@ -93,7 +94,3 @@ class ThingsBoardBlocks:
 
     def _error(self, device: DeviceId, text: str) -> Sequence[Piece]:
         return [(f"{self._place.prefix}/{device.name}/v2/fw/error".encode(), (text.encode(),))]
-
-
-def _is_number(text: str) -> bool:
-    return NUMBER.fullmatch(text.encode()) is not None

@@ -12,7 +12,7 @@ from ota_bridge.dialect import Products
 
 NAME: Final = "thingsboard"
 TELEMETRY_MAX_BYTES: Final = 65_536
-NUMBER: Final = re.compile(rb"[0-9]{1,10}")
+_NUMBER: Final = re.compile(r"[0-9]{1,10}")
 
 
 class FwState(StrEnum):
@@ -73,6 +73,11 @@ class Place:
         if not topic.startswith(before) or not slash:
             raise Malformed(f"topic {topic[:80]!r} is not one of a device below {self.prefix}")
         return self.products.device(name), tail.split("/")
+
+
+def is_number(text: str) -> bool:
+    """Whether a level of a topic, or a payload, is a number as these devices write it."""
+    return _NUMBER.fullmatch(text) is not None
 
 
 def checked_prefix(text: str) -> str:

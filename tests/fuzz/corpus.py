@@ -23,7 +23,7 @@ from device_sim.settings import Download, Final, Settings, Trial
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.operations import OPERATIONS
 from ota_bridge.plan_file.example import EXAMPLE
-from tests.fuzz import query_targets
+from tests.fuzz import query_targets, thingsboard_targets
 from tests.fuzz.target import CORPUS, framed
 from tests.fuzz.world_targets import (
     ASKED,
@@ -126,6 +126,7 @@ def made() -> dict[str, list[bytes]]:
         "aws_topics": [b"$aws/things/dev1/jobs/" + one for one in (b"get", b"start-next", b"$next/get", b"x/get", b"AFR_OTA-1/update")],
         "sim_aws": [*_aws("/accepted", b""), *(one["text"].encode() for one in _vectors("aws/blocks", "json"))],
         "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
+        "thingsboard": list(thingsboard_targets.seeds()),
     }  # fmt: skip
 
 

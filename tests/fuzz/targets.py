@@ -1,11 +1,19 @@
 """Every fuzz target, by name. To add one, write it into one of the modules and run `make fuzz-corpus`."""
 
-from tests.fuzz import aws_targets, bridge_targets, driver, query_targets, sim_targets, world_targets
+from tests.fuzz import (
+    aws_targets,
+    bridge_targets,
+    driver,
+    query_targets,
+    sim_targets,
+    thingsboard_targets,
+    world_targets,
+)
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (bridge_targets, sim_targets, world_targets, query_targets, aws_targets)
+    for module in (bridge_targets, sim_targets, world_targets, query_targets, aws_targets, thingsboard_targets)
     for target in module.TARGETS
 }
 
