@@ -29,6 +29,8 @@ from ota_bridge.vendor_blocks import VendorBlockGateway
 from ota_bridge.wire import BrokerAddress
 
 TELL_S: Final = 1.0
+TURN_S: Final = 0.1
+"""How often requests are looked at that wait for the fleet-wide caps."""
 """How often it is told what was served."""
 LOOK_S: Final = 1.0
 """How often the files of artifacts are looked at: what was altered is dropped from memory."""
@@ -223,7 +225,13 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
             await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(blobs.look)
 
-    plane = LocalPlane(server, link=link.counters, jobs=(link.run, look))
+    async def take_turns() -> None:
+        while True:
+            await asyncio.sleep(TURN_S)
+            vendors.take_turns(time.monotonic())
+
+    jobs = (link.run, look, take_turns) if vendors.is_patient else (link.run, look)
+    plane = LocalPlane(server, link=link.counters, jobs=jobs)
     return plane
 
 

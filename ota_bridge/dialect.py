@@ -11,7 +11,7 @@ by the same door, the registry in `dialects/`.
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from ota_bridge.core.conversation import Conversation
 from ota_bridge.core.errors import BlockRefusal, ConfigError, InvalidInput, Malformed
@@ -186,6 +186,16 @@ class VendorBlocks(Protocol):
 
     def malformed(self, error: "MalformedFrom") -> Sequence[Piece]:
         """What to say to a request that could not be read."""
+        ...
+
+
+@runtime_checkable
+class PatientBlocks(Protocol):
+    """A `VendorBlocks` whose devices ask once: what has to wait for its turn is kept and answered then."""
+
+    @property
+    def wait_max_s(self) -> float:
+        """How long at most; after that it is refused."""
         ...
 
 

@@ -1,8 +1,10 @@
 """Requests that wait for the disk, and those behind them: each device is answered in the order in which it asked.
 
-What waits is bounded, for each device and in all; what is over the bound is told "busy" by whoever asks.
+What waits is bounded, for each device and in all; what is over the bound is told "busy" by whoever asks. `Turns` are
+requests that wait for the fleet-wide caps, of devices that would not ask again.
 """
 
+import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from ota_bridge.mqtt.blocks import Pieces
 WAITING_MAX: Final = 4_096
 WAITING_PER_DEVICE_MAX: Final = 16
 TRIES_MAX: Final = 3
+TURNS_MAX: Final = 100_000
 
 
 @dataclass(slots=True)
@@ -24,6 +27,8 @@ class Waiting:
     topic: bytes
     payload: bytes
     tries: int = 0
+    until_mono: float | None = None
+    """Until when it may wait for its turn, where it does."""
 
 
 Read = Callable[[Cold, Callable[[], None]], None]
@@ -94,3 +99,38 @@ class RequestLines:
             return
         del self._lines[client]
         client.is_waiting = False
+
+
+class Turns:
+    """The last request of each topic that has to wait for its turn, by the time at which it may ask again."""
+
+    def __init__(self) -> None:
+        self._kept: dict[bytes, Waiting] = {}
+        self._due: list[tuple[float, int, Waiting]] = []
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, asked: Waiting, *, due_mono: float) -> bool:
+        """Keep it until then, instead of what its topic asked before; False: there is no room."""
+        if asked.topic not in self._kept and len(self._kept) >= TURNS_MAX:
+            return False
+        self._kept[asked.topic] = asked
+        self._number += 1
+        heapq.heappush(self._due, (due_mono, self._number, asked))
+        return True
+
+    def drop(self, topic: bytes) -> None:
+        """Its device has said something else since."""
+        self._kept.pop(topic, None)
+
+    def due(self, now: float) -> list[Waiting]:
+        """Those whose time has come; they are kept no longer."""
+        found: list[Waiting] = []
+        while self._due and self._due[0][0] <= now:
+            _, _, asked = heapq.heappop(self._due)
+            if self._kept.get(asked.topic) is asked:
+                del self._kept[asked.topic]
+                found.append(asked)
+        return found

@@ -6,20 +6,22 @@
 3. A download that began with one artifact is not continued with another, where the protocol tells downloads apart.
 4. A request that repeats the one just answered stays unanswered where its dialect wants that: some devices take a
    second answer for the next block. After any other message of the device it is no repeat.
+5. A request that the caps hold up is kept until its turn comes where its device would not ask again; the next message
+   of the device takes its place.
 """
 
 import time
 from collections.abc import Callable, Hashable, Sequence
 from typing import Final
 
-from ota_bridge.core.blocks import BlockServer, Client, Cold, Refused
+from ota_bridge.core.blocks import BUSY_RETRY_S, BlockServer, Client, Cold, Declined, Refused
 from ota_bridge.core.errors import BlockRefusal, Malformed
 from ota_bridge.core.messages import BlockRequest, Grant
 from ota_bridge.core.values import DeviceId, Sha256
-from ota_bridge.dialect import Asked, MalformedFrom, Piece, VendorBlocks
+from ota_bridge.dialect import Asked, MalformedFrom, PatientBlocks, Piece, VendorBlocks
 from ota_bridge.mqtt.blocks import Pieces
 from ota_bridge.mqtt.codec import publish_head
-from ota_bridge.request_lines import TRIES_MAX, Read, RequestLines, Waiting, read_now
+from ota_bridge.request_lines import TRIES_MAX, Read, RequestLines, Turns, Waiting, read_now
 from ota_bridge.wire import matches
 
 ANSWERED_MAX: Final = 100_000
@@ -48,6 +50,9 @@ class VendorBlockGateway:
         self._lines = RequestLines(
             answer=self._answer, known=self._known, read=read or read_now, mono=mono, send=self._send_late
         )
+        self._turns = Turns()
+        self.is_patient = any(isinstance(vendor, PatientBlocks) for vendor in vendors)
+        """Requests may have to wait for their turn: `take_turns` is to be called."""
 
     def filters(self) -> Sequence[str]:
         """What the block link subscribes for them."""
@@ -55,8 +60,19 @@ class VendorBlockGateway:
 
     def handle(self, topic: bytes, payload: bytes, now: float, out: Pieces) -> int:
         """Append the answer to one request; returns about how many bytes it has."""
-        before = len(out)
-        waiting = Waiting(topic, payload)
+        self._turns.drop(topic)
+        return self._handle(Waiting(topic, payload), now, out)
+
+    def take_turns(self, now: float) -> None:
+        """Answer what was kept and may be served now."""
+        out = Pieces()
+        for waiting in self._turns.due(now):
+            self._handle(waiting, now, out)
+        if out:
+            self.send(out)
+
+    def _handle(self, waiting: Waiting, now: float, out: Pieces) -> int:
+        before, topic = len(out), waiting.topic
         asked = self._read_request(waiting)
         if asked is None:
             self._answered.pop(topic, None)
@@ -104,6 +120,8 @@ class VendorBlockGateway:
             return None
         vendor = self._vendor(waiting.topic)
         grant = self._grant(client, asked)
+        if grant is None and not self.server.is_loaded and self._keep(vendor, waiting, BUSY_RETRY_S, now):
+            return None
         if grant is None or not self._is_same_download(asked, grant):
             self._refuse(vendor, asked, self.server.refuse(client, self._closed(), mono=now), out)
             return None
@@ -113,17 +131,36 @@ class VendorBlockGateway:
             artifact=grant.manifest.sha256, offset=asked.offset, size=size, count=asked.count, missing=asked.missing
         )
         bounds = (vendor.block_max_bytes, vendor.count_max)
-        served = self.server.answer(client, request, mono=now, bounds=bounds)
+        served = self.server.attempt(client, request, mono=now, frame_bytes=client.frame_bytes, bounds=bounds)
         if isinstance(served, Cold):
             if waiting.tries < TRIES_MAX:
                 return served
-            served = self.server.refuse(client, BlockRefusal.BUSY, mono=now)
-        if isinstance(served, Refused):
-            self._refuse(vendor, asked, served, out)
+            served = Declined(BlockRefusal.BUSY)
+        if isinstance(served, Declined):
+            self._decline(vendor, client, asked, served, waiting, now, out)
             return None
         self._remember(waiting, now)
         _append(out, vendor.blocks_of(asked, served.blocks, grant.manifest.size_bytes))
         return None
+
+    def _decline(
+        self, vendor: VendorBlocks, client: Client, asked: Asked, declined: Declined, waiting: Waiting, now: float,
+        out: Pieces,
+    ) -> None:  # fmt: skip
+        retry_after_s = BUSY_RETRY_S if declined.waits is None else declined.waits.retry_after_s
+        if declined.code is BlockRefusal.BUSY and self._keep(vendor, waiting, retry_after_s, now):
+            self.server.note(client, declined.code, mono=now, waits=declined.waits)
+            return
+        self._refuse(vendor, asked, self.server.refuse(client, declined.code, mono=now, waits=declined.waits), out)
+
+    def _keep(self, vendor: VendorBlocks, waiting: Waiting, retry_after_s: float, now: float) -> bool:
+        """Let it wait for its turn, if its device is one that would not ask again."""
+        if not isinstance(vendor, PatientBlocks):
+            return False
+        if waiting.until_mono is None:
+            waiting.until_mono = now + vendor.wait_max_s
+        due_mono = now + retry_after_s
+        return due_mono <= waiting.until_mono and self._turns.keep(waiting, due_mono=due_mono)
 
     def _closed(self) -> BlockRefusal:
         return BlockRefusal.NOT_OPEN if self.server.is_loaded else BlockRefusal.BUSY

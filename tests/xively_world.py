@@ -37,6 +37,7 @@ class Scene:
         self.dialect = XivelyDialect({"product": product} | (options or {}))
         self.world.bridge.dialects = {"xively": self.dialect}
         self.gateway = VendorBlockGateway(self.world.server, [self.dialect.blocks], mono=lambda: self.world.mono)
+        self.gateway.send = self._late
         made = ClientOptions(
             product=product, name="d1", variants=frozenset({*variants, *(f"file={file}" for file in files)})
         )
@@ -87,8 +88,7 @@ class Scene:
         """A message reaches both planes of the bridge."""
         out = []
         self.gateway.handle(topic.encode(), payload, self.world.mono, out)
-        for answer_topic, data in Decoder(max_packet_bytes=1 << 20).feed(b"".join(out)):
-            self._down(answer_topic.decode(), data)
+        self._late(out)
         message = MqttMessage(topic=topic, payload=payload)
         if not self.dialect.is_for_blocks(message):
             heard = self.dialect.read(message)
@@ -96,6 +96,11 @@ class Scene:
                 self._deliver(self.world.receive(heard))
             return heard
         return None
+
+    def _late(self, pieces):
+        for answer_topic, data in Decoder(max_packet_bytes=1 << 20).feed(b"".join(pieces)):
+            self._down(answer_topic.decode(), data)
+        return True
 
     def _deliver(self, outputs):
         for one in outputs:
@@ -121,9 +126,10 @@ class Scene:
                 self._deliver(self.world.receive(activity))
             due = self.world.read(self.world.bridge.next_deadline)
             step = 1.0
-            if not served and self._starts_at is None:
+            if not served and self._starts_at is None and not len(self.gateway._turns):
                 step = max(1.0, min(end if due is None else due, end) - self.world.wall)
             self.world.jump(step)
+            self.gateway.take_turns(self.world.mono)
             if self._starts_at is not None and self._starts_at <= self.world.mono:
                 self._starts_at = None
                 self.client.started(self.world.mono)

@@ -79,6 +79,8 @@ class Standing:
     """Open deployments of which it may know: their notice was due at least once. Oldest first."""
     ended: Sequence[Update] = ()
     """The last few that ended, newest first."""
+    refused_wall: float | None = None
+    """When blocks that it asked for were last not given: it may be waiting for its turn."""
     memory: bytes = b""
 
     def update(self, deployment: str) -> Update | None:

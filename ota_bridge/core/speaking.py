@@ -55,6 +55,7 @@ class Speaking:
             parts=_versions(device),
             updates=[self._update(one) for one in sorted(shown, key=lambda one: (one.created_wall, one.id))],
             ended=[self._update(one) for one in ended],
+            refused_wall=device.trouble.refusal_wall,
             memory=data,
         )
 

@@ -315,7 +315,8 @@ def _is_whole(update: Update) -> bool:
 
 def _last_sign(standing: Standing, session: Session) -> float:
     """When the device last did anything, or was last spoken to. What is ahead of the clock, which was set, is none."""
-    signs = [session.sent_wall, session.heard_wall, *(update.last_block_wall or 0.0 for update in standing.updates)]
+    signs = [session.sent_wall, session.heard_wall, standing.refused_wall or 0.0]
+    signs += [update.last_block_wall or 0.0 for update in standing.updates]
     return max((wall for wall in signs if wall <= standing.wall), default=0.0)
 
 

@@ -20,6 +20,8 @@ CHUNK_MAX_BYTES: Final = 32_767
 SERVED_MAX: Final = 200_000
 """Devices whose place is remembered; above that all are forgotten, and each goes on where it asks."""
 REPEAT_S: Final = 10.0
+WAIT_MAX_S: Final = 600.0
+"""A device that waits for its turn longer than this is sent its list again."""
 _FRAME_BYTES: Final = 512
 _BEFORE, _AFTER = "xi/ctrl/v1/", "/svc"
 _Place = tuple[str, str, int]
@@ -46,6 +48,7 @@ class XivelyBlocks:
     block_max_bytes = CHUNK_MAX_BYTES
     count_max = 1
     repeat_s = REPEAT_S
+    wait_max_s = WAIT_MAX_S
 
     def __init__(self, products: Products, files: FileNames) -> None:
         self._products = products

@@ -203,6 +203,18 @@ async def test_a_bridge_that_is_killed_in_the_middle_goes_on_where_its_devices_w
         assert {sha256} == {client.outcome.sha256 for client in made.values()}
 
 
+async def test_devices_that_the_caps_hold_up_come_to_their_end_with_one_list_each(tmp_path):
+    with world(tmp_path) as here:
+        made = clients({"d1": set(), "d2": {"lib-a"}, "d3": {"ext"}})
+        async with tap(here.url, "xi/#") as seen, running(here, made):
+            here.call("limits.set", downloads=1, blocks_per_s=200)
+            release, sha256 = publish(here, with_config=False)
+            here.call("rollout.start", release=release)
+            await until(lambda: all_confirmed(here, made, lambda _name: {"firmware": ["CONFIRMED"]}), within_s=90)
+        assert {sha256} == {client.outcome.sha256 for client in made.values()}
+        assert len(made) == len(downlinks(seen, 1))
+
+
 async def test_first_words_that_the_bridge_never_heard_are_made_up_for_by_the_clock(tmp_path):
     with world(tmp_path) as here:
         made = clients({"d1": set()})

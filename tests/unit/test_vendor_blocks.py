@@ -5,11 +5,13 @@ import pytest
 from core_world import MemorySource, facts_of, image_of
 from toy_dialect import BLOCK_BYTES, ToyBlocks
 
+from ota_bridge import request_lines
 from ota_bridge.core.blocks import BlockServer
-from ota_bridge.core.errors import ArtifactCold
-from ota_bridge.core.messages import Grant, GrantsChanged, GrantState
-from ota_bridge.core.values import DeploymentId, DeviceId, Limits
+from ota_bridge.core.errors import ArtifactCold, BlockRefusal
+from ota_bridge.core.messages import BlockTrouble, Grant, GrantsChanged, GrantState
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, Share
 from ota_bridge.mqtt.codec import Decoder
+from ota_bridge.request_lines import Turns, Waiting
 from ota_bridge.vendor_blocks import VendorBlockGateway
 
 DEVICE = DeviceId("prod", "t1")
@@ -182,3 +184,88 @@ def test_a_download_is_not_continued_with_what_was_granted_meanwhile():
     assert [b"256/1000:" + other[256:512]] == [one for _, one in scene.asks(b'{"get": 256}')]
     assert [b"0/1000:" + other[:256]] == [one for _, one in scene.asks(b'{"get": 0, "of": 1}')]
     assert [b"256/1000:" + other[256:512]] == [one for _, one in scene.asks(b'{"get": 256, "of": 1}')]
+
+
+class PatientToy(ToyBlocks):
+    """Its devices ask once."""
+
+    wait_max_s = 5.0
+
+
+def patient(**more):
+    """A device that has to wait for the one slot, which another holds; and what it is sent later."""
+    scene = Scene(grant(), **more)
+    scene.gateway = VendorBlockGateway(scene.server, [PatientToy()], mono=lambda: 100.0)
+    scene.late = []
+    scene.gateway.send = lambda pieces: scene.late.append(b"".join(pieces)) or True
+    scene.other = DeviceId("prod", "t2")
+    scene.server.apply(GrantsChanged(device=scene.other, grants=(grant(),)))
+    scene.server.set_limits(Limits(downloads=1), 100.0)
+    assert 1 == len(scene.asks(b'{"get": 0}', topic=b"toy/prod/t2/up", at=110.0))
+    return scene
+
+
+def frees(scene, at):
+    """The other device has come to its end."""
+    scene.server.apply(GrantsChanged(device=scene.other, grants=()), mono=at)
+
+
+def late(scene, *, until):
+    """What it is sent up to then, looking every tenth of a second."""
+    for tenth in range(1101, round(until * 10) + 1):
+        scene.gateway.take_turns(tenth / 10)
+    return Decoder(max_packet_bytes=1 << 20).feed(b"".join(scene.late))
+
+
+def test_a_request_that_the_caps_hold_up_is_answered_when_its_turn_comes():
+    scene = patient()
+    assert scene.gateway.is_patient
+    assert [] == scene.asks(b'{"get": 0}', at=110.0)
+    [trouble] = [one for one in scene.server.drain(5.0, 110.0, whole=True) if isinstance(one, BlockTrouble)]
+    assert (DEVICE, BlockRefusal.BUSY, Share.SLOT) == (trouble.device, trouble.refusal, trouble.waits_for)
+    assert [] == late(scene, until=112)
+    frees(scene, 112.0)
+    assert [(DOWN, b"0/1000:" + IMAGE[:256])] == late(scene, until=115)
+
+
+def test_what_the_device_says_meanwhile_takes_the_place_of_what_waits():
+    scene = patient()
+    scene.asks(b'{"get": 0}', at=110.0)
+    scene.asks(b'{"get": 256}', at=110.0)
+    frees(scene, 110.0)
+    assert [(DOWN, b"256/1000:" + IMAGE[256:512])] == late(scene, until=115)
+    scene = patient()
+    scene.asks(b'{"get": 0}', at=110.0)
+    scene.asks(b'{"runs": "1.0.0"}', at=110.0)
+    frees(scene, 110.0)
+    assert [] == late(scene, until=115)
+
+
+def test_what_has_waited_for_too_long_is_refused():
+    scene = patient()
+    scene.asks(b'{"get": 0}', at=110.0)
+    late(scene, until=115.1)
+    assert 0 == len(scene.gateway._turns)
+    frees(scene, 115.1)
+    assert [(DOWN, b"no: BUSY")] == late(scene, until=120)
+
+
+def test_what_comes_before_the_table_is_loaded_waits_for_it():
+    scene = patient()
+    scene.server.set_limits(Limits(), 110.0)
+    scene.server.is_loaded = False
+    assert [] == scene.asks(b'{"get": 0}', at=110.0)
+    scene.server.is_loaded = True
+    assert [(DOWN, b"0/1000:" + IMAGE[:256])] == late(scene, until=115)
+
+
+def test_devices_that_ask_again_are_told_at_once():
+    assert not Scene(grant()).gateway.is_patient
+
+
+def test_what_waits_for_its_turn_is_bounded(monkeypatch):
+    monkeypatch.setattr(request_lines, "TURNS_MAX", 2)
+    turns = Turns()
+    kept = [turns.keep(Waiting(b"%d" % number, b""), due_mono=1.0) for number in (1, 2, 3, 1)]
+    assert [True, True, False, True] == kept
+    assert ([b"2", b"1"], 0) == ([one.topic for one in turns.due(1.0)], len(turns))

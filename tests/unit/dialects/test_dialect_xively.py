@@ -9,7 +9,7 @@ from ota_bridge.core.conversation import Occasion, Standing, Update
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import ConfigError, Malformed
 from ota_bridge.core.messages import Rejected, ReportState, Said
-from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
+from ota_bridge.core.values import DeploymentId, DeviceId, Limits, Sha256
 from ota_bridge.dialects.xively import QUIET_S, URL_QUIET_S, XivelyDialect
 from ota_bridge.dialects.xively_session import Session
 from ota_bridge.dialects.xively_wire import FileInfo, FileStatus
@@ -362,6 +362,19 @@ def test_a_paused_rollout_says_nothing_and_goes_on_when_it_is_resumed():
     scene.passes(5)
     assert [FIRMWARE_LIST] * 2 == scene.lists()
     assert {"firmware": ["CONFIRMED"]} == scene.states
+
+
+@pytest.mark.parametrize("variant", ["lib-a", "ext"])
+def test_a_device_that_the_caps_hold_up_gets_each_chunk_in_its_turn_and_no_second_list(variant):
+    scene = Scene(variant)
+    scene.world.server.set_limits(Limits(blocks_per_s=1), scene.world.mono)
+    scene.connects()
+    scene.release()
+    scene.rollout().passes(4)
+    assert {"firmware": ["DOWNLOADING"]} == scene.states
+    scene.passes(100)
+    assert {"firmware": ["CONFIRMED"]} == scene.states
+    assert 1 == len(scene.lists())
 
 
 # --- the client of the CC3200 examples --------------------------------------------------------------------------------
