@@ -36,7 +36,7 @@ from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import NATIVE, DeviceId
 from ota_bridge.dialect import VendorDialect
 from ota_bridge.dialects.native import NativeDialect
-from ota_bridge.dialects.registry import load
+from ota_bridge.dialects.registry import load, public
 from ota_bridge.files.links import SignedLinks
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
@@ -183,7 +183,7 @@ async def serve(config: Config, *, on_ready: Callable[[BrokerAddress], None] = l
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    vendors = load(config.dialects)
+    vendors = load(config.dialects, root=config.topics.root)
     _make_data_dir(config.data_dir)
     with DataDirectoryLock(config.data_dir):
         blobs = BlobStore(config.data_dir, cache_bytes=config.blocks.cache_bytes)
@@ -256,7 +256,7 @@ async def _build(
         authority.trust()
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
-    dialect = NativeDialect(config.topics.root)
+    dialect = NativeDialect(config.topics.root, public(vendors))
     bridge = Bridge(
         rules_of(config),
         verify=authority.verify,

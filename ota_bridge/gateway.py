@@ -45,7 +45,6 @@ from ota_bridge.core.messages import (
     LimitsChanged,
     Offer,
     Output,
-    PublicOffer,
     Rejected,
     ReportAck,
     RolloutChanged,
@@ -237,7 +236,7 @@ class Gateway:
             case LimitsChanged():
                 self._has_newer_limits = True
                 self.blocks.set_limits(output.limits)
-            case ReportAck() | Offer() | PublicOffer() | CancelUpdate() | CheckInRequest() | KeysetNotice() | Saying():
+            case ReportAck() | Offer() | CancelUpdate() | CheckInRequest() | KeysetNotice() | Saying():
                 message = self.dialect.encode(output)
                 if message is not None:
                     self._publish(message)

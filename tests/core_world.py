@@ -2,13 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ota_bridge.calendars import CronCalendar
 from ota_bridge.core.artifacts import Inline
 from ota_bridge.core.blocks import BlockServer
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.catalog import ReleasePart
+from ota_bridge.core.conversation import Occasion, Standing, Telling, Turn, Update
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.errors import ArtifactDamaged, ManifestRefused, RefusedReason, StoreError
 from ota_bridge.core.fleet import Device
@@ -27,6 +28,7 @@ from ota_bridge.core.messages import (
     ReportAck,
     ReportKey,
     ReportState,
+    Saying,
 )
 from ota_bridge.core.notices import no_links
 from ota_bridge.core.operations import Upload, add_release, carry_out, perform
@@ -131,6 +133,22 @@ class CountedArtifact(Inline):
         self.source.open_now -= 1
 
 
+class Plain:
+    """The dialect of a vendor whose devices download by URL: what it says is the update itself."""
+
+    name = "plain"
+    author_fields: ClassVar[dict[str, str]] = {}
+
+    def hear(self, said: object, standing: Standing) -> Turn:
+        return Turn()
+
+    def hindrance(self, update: Update) -> str:
+        return "" if update.url else "it has no URL"
+
+    def tell(self, occasion: Occasion, standing: Standing) -> Telling:
+        return Telling(messages=[update for update in standing.updates if update.id in occasion.offered])
+
+
 @dataclass(slots=True)
 class FakeDevice:
     """What one device says; it decides nothing."""
@@ -141,6 +159,7 @@ class FakeDevice:
     seq: int = 0
     parts: dict[str, InstalledPart] = field(default_factory=dict)
     proto: int = 1
+    """0: it speaks `Plain`."""
     hw: str | None = "r1"
     max_packet: int | None = 8192
     last: CheckIn | Progress | None = None
@@ -152,7 +171,7 @@ class FakeDevice:
         self.world.nonces += 1
         plain: dict[str, Any] = {
             "device": self.id,
-            "dialect": "native",
+            "dialect": "native" if self.proto else "plain",
             "encoding": Encoding.MSGPACK if self.proto else Encoding.JSON,
             "key": self._key(nonce) if self.proto else None,
             "parts": dict(self.parts),
@@ -171,7 +190,7 @@ class FakeDevice:
         named = deployment.id if isinstance(deployment, Deployment) else deployment
         plain: dict[str, Any] = {
             "device": self.id,
-            "dialect": "native",
+            "dialect": "native" if self.proto else "plain",
             "key": self._key(state.encode()) if self.proto else None,
             "deployment": (named or self.open.id) if self.proto else None,
             "component": FIRMWARE,
@@ -267,6 +286,7 @@ class World:
             links=lambda deployment, manifest, wall: self.links(deployment, manifest, wall),
             queries=QUERIES,
             calendar=CALENDAR,
+            dialects={"plain": Plain()},
         )
         self.server = BlockServer(self.source, block_max=16_384, window_max=16, refusals_per_s=1000)
         self.server.is_loaded = True
@@ -372,6 +392,7 @@ class World:
         release: str = "",
         installs_from: tuple[str, ...] = (),
         in_advance: bool = False,
+        md5: str = "",
         **facts: Any,
     ) -> str:
         """Add a release (or one more component of it, of another version than the release's); returns its id."""
@@ -386,7 +407,7 @@ class World:
             component=manifest.component,
             envelope=envelope,
             manifest=manifest,
-            md5="0" * 32,
+            md5=md5 or hashlib.md5(image, usedforsecurity=False).hexdigest(),
             installs_from=installs_from,
         )
         upload = Upload(
@@ -414,6 +435,10 @@ class World:
 
     def sent(self, kind: Any, outputs: list[Output] | None = None) -> list[Any]:
         return [output for output in (self.outputs if outputs is None else outputs) if isinstance(output, kind)]
+
+    def notices(self, outputs: list[Output] | None = None) -> list[Update]:
+        """What `Plain` has said."""
+        return [one.message for one in self.sent(Saying, outputs)]
 
     def events(self, kind: str, outputs: list[Output] | None = None) -> list[Any]:
         return [event.data for event in self.sent(Event, outputs) if event.kind == kind]

@@ -13,6 +13,8 @@ from typing import Any, Final
 import msgpack
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from ota_bridge.core.conversation import Update
+from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.manifest import ManifestContent, PayloadType, class_id, vendor_id
 from ota_bridge.core.merkle import ChunkHasher
@@ -22,12 +24,13 @@ from ota_bridge.core.messages import (
     Encoding,
     KeysetNotice,
     Offer,
-    PublicOffer,
     ReportAck,
 )
 from ota_bridge.core.updates import sha256
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
+from ota_bridge.dialects import tencent_messages
 from ota_bridge.dialects.native import NativeDialect, pack
+from ota_bridge.dialects.tencent import TencentDialect
 from ota_bridge.security import envelope, keyset, manifest, tokens
 from ota_bridge.security.keys import SigningKey
 from ota_bridge.security.trust import Trust
@@ -47,7 +50,7 @@ BOOT: Final = 7
 NONCE: Final = bytes(range(0xA0, 0xB0))
 OFFERED_S: Final = 1_767_225_600
 """2026-01-01 00:00:00 UTC."""
-DIALECT: Final = NativeDialect(ROOT)
+DIALECT: Final = NativeDialect(ROOT, TencentDialect({}).report)
 
 
 def _content() -> ManifestContent:
@@ -189,14 +192,29 @@ def _block() -> Sample:
     return Sample(DIALECT.answer_topic(DEVICE).decode(), 0, payload)
 
 
-PUBLIC_OFFER: Final = PublicOffer(
-    device=DEVICE,
-    deployment=DEPLOYMENT,
+PUBLIC_OFFER: Final = Update(
+    id=DEPLOYMENT,
+    release="demo/1.1.0",
+    component="firmware",
     version="1.1.0",
-    url="https://images.example.com/" + CONTENT.sha256.hex(),
-    md5=hashlib.md5(IMAGE, usedforsecurity=False).hexdigest(),
+    attempt=1,
+    state=State.OFFERED,
+    cause="offered",
     size_bytes=len(IMAGE),
+    sha256=CONTENT.sha256,
+    md5=hashlib.md5(IMAGE, usedforsecurity=False).hexdigest(),
+    file_name="image.bin",
+    metadata={},
+    url="http://updates.example.com/f/" + "A" * 46,
+    offers=1,
+    created_wall=OFFERED_S,
+    changed_wall=OFFERED_S,
+    last_block_wall=None,
+    high_water_bytes=0,
 )
+CHILD: Final = DeviceId("lamps", "light1")
+
+_ONLINE: Final = tencent_messages.operation_answer("online", [CHILD])
 
 SAMPLES: Final[Mapping[str, Sample]] = {
     "check_in_json": _report(CHECK_IN, Encoding.JSON),
@@ -209,7 +227,9 @@ SAMPLES: Final[Mapping[str, Sample]] = {
     "report_ack_go": _ack(Encoding.MSGPACK, seqs=(4,), go=(DEPLOYMENT,)),
     "offer_long": _offer(Encoding.MSGPACK, 8192),
     "offer_short": _offer(Encoding.MSGPACK, 512),
-    "offer_public": _down(PUBLIC_OFFER),
+    "offer_public": Sample(f"{ROOT}/update/{DEVICE}", 0, tencent_messages.firmware_notice(PUBLIC_OFFER)),
+    "answer_public": Sample(f"{ROOT}/update/{DEVICE}", 0, tencent_messages.version_answer("1.0.0")),
+    "gateway_online": Sample(f"$gateway/operation/result/{DEVICE}", 0, _ONLINE),
     "update_keys": _keyset(8192),
     "update_keys_short": _keyset(256),
     "cancel_update": _down(CancelUpdate(device=DEVICE, encoding=Encoding.MSGPACK, deployment=DEPLOYMENT)),

@@ -244,16 +244,16 @@ class _Device:
             self._look()
 
     async def _between(self) -> None:
-        restart = self._restart
-        if restart is None:
-            self._step(self.client.disconnected)
+        if self._restart is None:
+            self._step(self.client.disconnected)  # which may end the process
+        if self._restart is None:
             await self._pause(self.fleet.options.reconnect_s)
-        else:
-            self._disarm()
-            self._fetching.hang_up()
-            await self._pause(restart.after_s)
-            self._restart = None
-            self._step(self.client.started)
+            return
+        self._disarm()
+        self._fetching.hang_up()
+        await self._pause(self._restart.after_s)
+        self._restart = None
+        self._step(self.client.started)
 
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):

@@ -50,7 +50,7 @@ class ReleasePart:
     envelope: bytes
     manifest: ManifestFacts
     md5: str
-    """Lower-case hex, for devices of the public shape, which check nothing else."""
+    """Lower-case hex, for devices that check nothing else."""
     file_name: str = ""
     installs_from: tuple[str, ...] = ()
     """Bounds (`versions`) on what runs in the component before, as the operator declared them; empty: any version."""

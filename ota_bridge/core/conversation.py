@@ -7,10 +7,10 @@ says what to send. Both run in the unit of work that changes the device, so what
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 from ota_bridge.core.deployment import FETCHING, OPEN, State
-from ota_bridge.core.messages import CheckIn, Progress
+from ota_bridge.core.messages import CheckIn, Progress, Said
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 
 CLAIMED: Final = "the device says that it is done"
@@ -96,7 +96,8 @@ class Standing:
 class Turn:
     """What a message meant: reports in the words of the core, in order, and what to keep."""
 
-    uplinks: Sequence[CheckIn | Progress] = ()
+    uplinks: Sequence[CheckIn | Progress | Said] = ()
+    """`Said`: what it said of another device that is reached through it; that one's `hear` is asked next, once."""
     memory: bytes | None = None
     """At most MEMORY_MAX_BYTES; None: as it was."""
 
@@ -155,6 +156,15 @@ class Conversation(Protocol):
 
     def tell(self, occasion: Occasion, standing: Standing) -> Telling:
         """What to send to the device now."""
+        ...
+
+
+@runtime_checkable
+class Choosy(Protocol):
+    """A dialect in which some updates cannot be told."""
+
+    def hindrance(self, update: Update) -> str:
+        """Why there can be no notice of it, for `why`; empty: there can."""
         ...
 
 

@@ -234,7 +234,7 @@ class Deployment:
     blocks_sent: int = 0
     requests: int = 0
     percent: int | None = None
-    """What the device says of itself, where the bridge sees no bytes (public shape)."""
+    """What the device says of itself, where the bridge sees no bytes."""
     result_code: str = ""
 
     @property

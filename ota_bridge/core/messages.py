@@ -65,7 +65,7 @@ class CheckIn:
     key: ReportKey | None
     parts: Mapping[str, InstalledPart]
     proto: int = 0
-    """0: the public message shapes, served by URL; 1: the native protocol."""
+    """1: the native protocol; 0: a vendor's."""
     hw: str | None = None
     nonce: bytes | None = None
     max_packet: int | None = None
@@ -86,7 +86,7 @@ class CheckIn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """A progress report of one deployment. `deployment` None: the public shape, which names none."""
+    """A progress report of one deployment. `deployment` None: a protocol whose reports name none."""
 
     device: DeviceId
     dialect: str
@@ -206,18 +206,6 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublicOffer:
-    """The notice in the public shape: five keys and a URL, for devices that report no native fields."""
-
-    device: DeviceId
-    deployment: DeploymentId
-    version: str
-    url: str
-    md5: str
-    size_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CancelUpdate:
     """Stop this deployment if it is not too late."""
 
@@ -255,7 +243,7 @@ class Saying:
     message: object
 
 
-Downlink = ReportAck | Offer | PublicOffer | CancelUpdate | CheckInRequest | KeysetNotice | Saying
+Downlink = ReportAck | Offer | CancelUpdate | CheckInRequest | KeysetNotice | Saying
 
 
 # --- everything the core puts out ----------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from ota_bridge.core.conversation import Conversation
 from ota_bridge.core.deployment import Deployment
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.manifest import ManifestFacts
-from ota_bridge.core.messages import Offer, PublicOffer
+from ota_bridge.core.messages import Offer
 from ota_bridge.core.ports import Links
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import NATIVE, DeploymentId, Sha256
@@ -23,9 +23,8 @@ def url(rules: Rules, links: Links, deployment: DeploymentId, part: ReleasePart,
 
 
 def notice(
-    rules: Rules, links: Links, device: Device, deployment: Deployment, release: Release, wall: float,
-    speaker: Conversation | None = None,
-) -> Offer | PublicOffer | str | None:  # fmt: skip
+    rules: Rules, device: Device, deployment: Deployment, release: Release, speaker: Conversation | None = None
+) -> Offer | str | None:  # fmt: skip
     """The notice of a deployment, still without its ticket; or the cause for which there is none.
 
     None: `speaker`, the dialect of the device's vendor, says it in its own way.
@@ -41,18 +40,6 @@ def notice(
         )
     if device.dialect not in {"", NATIVE}:
         return f"the device speaks {device.dialect}, which is not set up: it needs [dialects.{device.dialect}]"
-    if device.proto == 0:
-        link = url(rules, links, deployment.id, part, wall)
-        if not link:
-            return "the device downloads by URL, and neither files.url nor offers.public_url is set"
-        return PublicOffer(
-            device=device.id,
-            deployment=deployment.id,
-            version=part.version,
-            url=link,
-            md5=part.md5,
-            size_bytes=part.manifest.size_bytes,
-        )
     if device.boot is None:
         return "the device has not checked in"
     return Offer(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ota_bridge.core import notices
-from ota_bridge.core.conversation import Conversation, Memory, Occasions, Standing, Update
+from ota_bridge.core.conversation import Choosy, Conversation, Memory, Occasions, Standing, Update
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import Links, UnitOfWork
@@ -36,6 +36,10 @@ class Speaking:
     def of(self, device: Device | None) -> Conversation | None:
         """Who speaks for this device; None: it speaks the native protocol."""
         return None if device is None or not self.dialects else self.dialects.get(device.dialect)
+
+    def knows(self, device_id: DeviceId) -> bool:
+        """Whether this device has a dialect."""
+        return bool(self.dialects) and self.of(self.unit.devices.get(device_id)) is not None
 
     def standing(self, device_id: DeviceId) -> Standing:
         """Where a device stands now, with all that was put in this unit of work."""
@@ -85,6 +89,16 @@ class Speaking:
             high_water_bytes=one.high_water_bytes,
             is_paused=is_paused(rollout, one) or release.state.value == "withdrawn",
         )
+
+    def hindrance(self, device: Device, one: Deployment) -> str:
+        """Why the dialect of this device cannot tell it of this, or nothing."""
+        dialect = self.of(device)
+        if dialect is None or not isinstance(dialect, Choosy):
+            return ""
+        try:
+            return dialect.hindrance(self._update(one))
+        except Exception as error:  # noqa: BLE001 - a third party's code: what it cannot judge must not stop the others
+            return f"{dialect.name} failed on it: {type(error).__name__}: {error}"[:200]
 
     def keep(self, device: DeviceId, dialect: str, data: bytes | None, wake_wall: float | None) -> None:
         """Put what a dialect wants kept; `data` None: as it was."""

@@ -25,7 +25,6 @@ from ota_bridge.core.messages import (
     KeysetNotice,
     Offer,
     Output,
-    PublicOffer,
     RolloutChanged,
 )
 from ota_bridge.core.ports import Keysets, Links, ManifestVerifier, TicketIssuer, UnitOfWork
@@ -100,7 +99,7 @@ class Updates:
             )
         )
         if moved.state is not deployment.state:
-            if not moved.is_open and self.speaking.dialects:
+            if not moved.is_open and self.speaking.knows(moved.device):
                 self.speaking.occasions.add(moved.device, ended=moved.id)
             self.tell(
                 moved.device,
@@ -118,7 +117,7 @@ class Updates:
         # What is being canceled is granted too, as withdrawn, where its release is; who has it all frees its slot.
         is_whole = {one.state is State.DOWNLOADED for one in (moved, deployment)}
         was_or_is = {deployment.state, moved.state}
-        first = State.QUEUED in was_or_is and bool(self.speaking.dialects)
+        first = State.QUEUED in was_or_is and self.speaking.knows(moved.device)
         if first or is_served(moved) != is_served(deployment) or State.CANCELING in was_or_is or len(is_whole) > 1:
             self.grant(moved.device)
         return moved
@@ -365,8 +364,10 @@ class Updates:
             self._wait(deployment, hold, rollout)
             return device
         speaker = self.speaking.of(device)
-        notice = self.distrust(deployment) or notices.notice(
-            self.rules, self.links, device, deployment, release, self.now.wall, speaker
+        notice = (
+            self.distrust(deployment)
+            or self.speaking.hindrance(device, deployment)
+            or notices.notice(self.rules, device, deployment, release, speaker)
         )
         if isinstance(notice, str):
             self._hold_back(device, deployment, notice)
@@ -410,9 +411,7 @@ class Updates:
         if cause != deployment.cause:
             self.tell(device.id, "not_offered", id=deployment.id, release=deployment.release, cause=cause)
 
-    def _with_ticket(self, notice: Offer | PublicOffer, device: Device, deployment: Deployment) -> Offer | PublicOffer:
-        if isinstance(notice, PublicOffer):
-            return notice
+    def _with_ticket(self, notice: Offer, device: Device, deployment: Deployment) -> Offer:
         ticket = self._ticket(device, deployment, notice.manifest_digest)
         return replace(notice, ticket=ticket, ticket_digest=sha256(ticket) if ticket is not None else None)
 
@@ -454,7 +453,7 @@ class Updates:
         return True
 
     def say_cancel(self, device: Device, deployment: Deployment) -> None:
-        """Send the cancel notice (again). Devices of the public shape have none and are left to their time-out."""
+        """Send the cancel notice (again)."""
         if self.speaking.of(device) is not None:
             self.speaking.occasions.add(device.id, canceled=deployment.id)
         elif device.proto > 0:

@@ -28,7 +28,7 @@ FIRMWARE: Final = "firmware"
 
 MIN_PREFIX_BYTES: Final = 8
 NATIVE: Final = "native"
-"""The dialect of the native protocol and of the public message shapes; every other is a vendor's."""
+"""The dialect of the native protocol; every other is a vendor's."""
 """The shortest digest prefix that names an artifact on the wire (native protocol §5)."""
 
 MAX_ARTIFACT_BYTES: Final = 1 << 40

@@ -25,8 +25,8 @@ Take = Callable[[CheckIn | Progress], None]
 """Takes a report in, in the words of the core."""
 
 
-def hear(updates: Updates, message: Said, take: Take) -> None:
-    """Take in a message of a device."""
+def hear(updates: Updates, message: Said, take: Take, *, is_relayed: bool = False) -> None:
+    """Take in a message of a device. `is_relayed`: another device said it, and it goes no further."""
     speaking = updates.speaking
     dialect = speaking.dialects.get(message.dialect)
     if dialect is None:
@@ -38,7 +38,10 @@ def hear(updates: Updates, message: Said, take: Take) -> None:
         _tell_failure(updates, dialect, message.device, error)
         return
     for report in turn.uplinks:
-        take(report)
+        if not isinstance(report, Said):
+            take(report)
+        elif not is_relayed:
+            hear(updates, report, take, is_relayed=True)
     if turn.memory is not None and updates.unit.devices.get(message.device) is not None:
         speaking.keep(message.device, message.dialect, turn.memory, speaking.wakes_at(message.device))
     speaking.occasions.add(message.device, said=message.said)

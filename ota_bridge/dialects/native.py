@@ -1,11 +1,11 @@
-"""The native dialect: `$ota`, protocol 1 (docs/protocol.md), and the public message shapes it extends.
+"""The native dialect: `$ota`, protocol 1 (docs/protocol.md).
 
 Rules of this dialect:
 1. The topic `{root}/{report|get}/{product}/{device}` is the only proof of who speaks; what a payload says of
    identity is ignored.
 2. Reports are JSON or msgpack, told apart by the first byte; answers go in the encoding of the last check-in.
-3. A report without `proto` is of the public shape: no key, no acknowledgement, served by URL, downlinks at QoS 0,
-   because such devices drop QoS 1 messages after a reconnect.
+3. A report without any of `proto`, `boot` and `seq` is of the public shapes that this protocol extends, and handed on
+   to their dialect (`tencent`).
 4. Nothing is ever retained on `update`: an early notice is lost by some devices and obeyed too late by others.
 5. An offer or a keyset that does not fit the device's largest packet goes in the short form: digests to be fetched as
    artifacts.
@@ -33,11 +33,11 @@ from ota_bridge.core.messages import (
     KeysetNotice,
     Offer,
     Progress,
-    PublicOffer,
     Rejected,
     ReportAck,
     ReportKey,
     ReportState,
+    Said,
     Saying,
     Uplink,
 )
@@ -51,7 +51,7 @@ from ota_bridge.core.values import (
     checked_version,
 )
 from ota_bridge.core.views import iso
-from ota_bridge.decode import U32, U64, Fields, number, read_json, read_msgpack
+from ota_bridge.decode import U32, U64, Fields, number, read_json, read_msgpack, shown
 from ota_bridge.dialect import MalformedRequest
 from ota_bridge.json_text import compact_encoder
 from ota_bridge.wire import MqttMessage, Subscription
@@ -69,8 +69,17 @@ _QUICK_MAX_BYTES: Final = 64
 _unpack = msgpack.unpackb
 _UNPACK_ERRORS: Final = (ValueError, TypeError, OverflowError, msgpack.UnpackException)
 _MSGPACK_MAPS: Final = frozenset({*range(0x80, 0x90), 0xDE, 0xDF})
+
+_NATIVE_FIELDS: Final = ("proto", "boot", "seq")
 _REFUSAL: Final = re.compile(r"[A-Z][A-Z_]*")
 _RESULT_CODE: Final = re.compile(r"-?[0-9]{1,4}|[A-Z][A-Z_]{0,31}")
+
+Public = Callable[[DeviceId, Mapping[str, Any]], Said | Rejected]
+"""The meaning of a report without native fields, already taken apart."""
+
+
+def _of_nobody(device: DeviceId, _body: Mapping[str, Any]) -> Rejected:
+    return Rejected(device=device, reason="the report has none of the native fields `proto`, `boot` and `seq`")
 
 
 class NativeDialect:
@@ -78,8 +87,10 @@ class NativeDialect:
 
     name = "native"
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, public: Public = _of_nobody) -> None:
+        """`public`: who understands reports without native fields."""
         self.root = root
+        self._public = public
         self._report = f"{root}/report/"
         self._get = f"{root}/get/".encode()
         self._block = f"{root}/block/".encode()
@@ -99,7 +110,10 @@ class NativeDialect:
             raise Malformed(f"topic {message.topic[:80]!r} is not a report topic")
         device = _device(message.topic[len(self._report) :])
         try:
-            return _report(device, message.payload)
+            body, is_msgpack = _body(message.payload)
+            if all(body.get(name) is None for name in _NATIVE_FIELDS):
+                return self._public(device, body)
+            return _report(device, message.payload, body, is_msgpack=is_msgpack)
         except (Malformed, InvalidInput) as error:
             return Rejected(device=device, reason=str(error))
 
@@ -115,17 +129,6 @@ class NativeDialect:
                     body["stop"] = list(downlink.stop)
             case Offer():
                 return MqttMessage(topic=topic, payload=_offer(downlink, len(topic.encode())), qos=1)
-            case PublicOffer():
-                # Written without escapes: the public shape's readers do not undo them.
-                shape = {
-                    "file_size": downlink.size_bytes,
-                    "md5sum": downlink.md5,
-                    "type": "update_firmware",
-                    "url": downlink.url,
-                    "version": downlink.version,
-                }
-                text = json.dumps(shape, ensure_ascii=False, separators=(",", ":"))
-                return MqttMessage(topic=topic, payload=text.encode(), qos=0)
             case CancelUpdate():
                 body = {"type": "cancel_update", "id": downlink.deployment}
             case CheckInRequest():
@@ -231,20 +234,23 @@ def _device(levels: str) -> DeviceId:
         raise Malformed(f"topic: {error}") from error
 
 
-def _report(device: DeviceId, payload: bytes) -> CheckIn | Progress:
+def _body(payload: bytes) -> tuple[dict[str, Any], bool]:
+    """What a report holds, and whether it is msgpack."""
     is_msgpack = bool(payload) and payload[0] in _MSGPACK_MAPS
     if is_msgpack:
         body = read_msgpack(payload, max_bytes=REPORT_MAX_BYTES)
     else:
         body = read_json(payload, max_bytes=REPORT_MAX_BYTES)
+    if not isinstance(body, dict):
+        raise Malformed(f"message must be a map, not {shown(body)}")
+    return body, is_msgpack
+
+
+def _report(device: DeviceId, payload: bytes, body: dict[str, Any], *, is_msgpack: bool) -> CheckIn | Progress:
     fields = Fields(body, binary_as_text=not is_msgpack)
     kind = fields.text("type", max_bytes=32)
-    key = None
-    if "proto" in fields or "boot" in fields or "seq" in fields:
-        content = hashlib.sha256(payload).digest()[:8]
-        key = ReportKey(
-            boot=fields.uint("boot", maximum=U64), seq=fields.uint("seq", maximum=U64), content=content
-        )  # fmt: skip
+    content = hashlib.sha256(payload).digest()[:8]
+    key = ReportKey(boot=fields.uint("boot", maximum=U64), seq=fields.uint("seq", maximum=U64), content=content)
     if kind == "report_version":
         return _check_in(device, fields, body, key, Encoding.MSGPACK if is_msgpack else Encoding.JSON)
     if kind == "report_progress":
@@ -252,13 +258,8 @@ def _report(device: DeviceId, payload: bytes) -> CheckIn | Progress:
     raise Malformed(f"type {kind[:40]!r}: report_version or report_progress is expected")
 
 
-def _check_in(
-    device: DeviceId, fields: Fields, body: dict[str, Any], key: ReportKey | None, encoding: Encoding
-) -> CheckIn:
+def _check_in(device: DeviceId, fields: Fields, body: dict[str, Any], key: ReportKey, encoding: Encoding) -> CheckIn:
     version = checked_version(fields.mapping("report").text("version", max_bytes=32))
-    if key is None:
-        parts = {FIRMWARE: InstalledPart(version=version)}
-        return CheckIn(device=device, dialect="native", encoding=encoding, key=None, parts=parts, body=body)
     return CheckIn(
         device=device,
         dialect="native",
@@ -311,7 +312,7 @@ def _have(fields: Fields) -> tuple[tuple[bytes, int], ...]:
     return tuple(found)
 
 
-def _progress(device: DeviceId, fields: Fields, body: dict[str, Any], key: ReportKey | None) -> Progress:
+def _progress(device: DeviceId, fields: Fields, body: dict[str, Any], key: ReportKey) -> Progress:
     report = fields.mapping("report")
     progress = report.mapping("progress")
     state = progress.choice("state", ReportState)

@@ -287,4 +287,10 @@ def _dialects(db: Database) -> None:
         db.execute(statement)
 
 
-SCHEMA_VERSION: Final = 9
+@MIGRATIONS(name="0010_public_shapes")  # type: ignore[untyped-decorator]  # sqlite-utils is not followed
+def _public_shapes(db: Database) -> None:
+    # Devices that report no native fields have a dialect of their own now; some of them report for the last time.
+    db.execute("UPDATE devices SET dialect = 'tencent' WHERE dialect = 'native' AND proto = 0")
+
+
+SCHEMA_VERSION: Final = 10

@@ -125,6 +125,7 @@ def made() -> dict[str, list[bytes]]:
         "aws_streams": list(_aws("/streams/", b"\0\1\2\3")),
         "aws_topics": [b"$aws/things/dev1/jobs/" + one for one in (b"get", b"start-next", b"$next/get", b"x/get", b"AFR_OTA-1/update")],
         "sim_aws": [*_aws("/accepted", b""), *(one["text"].encode() for one in _vectors("aws/blocks", "json"))],
+        "tencent": list(_tencent()),
         "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
         "thingsboard": list(thingsboard_targets.seeds()),
     }  # fmt: skip
@@ -138,6 +139,15 @@ def _aws(part: str, kinds: bytes) -> Iterator[bytes]:
         for step in [*of_device[:3], *of_device[-3:]]:
             payload = bytes.fromhex(step["hex"]) if "hex" in step else step["text"].encode()
             yield from (bytes([kind]) + payload for kind in kinds) if kinds else (payload,)
+
+
+def _tencent() -> Iterator[bytes]:
+    """What the vendor's devices said, as the target takes it: the kind of topic, and the message."""
+    kinds = {"$ota": 0, "$gateway": 1, "$thing": 2}
+    steps = [step for name in ("hub_update", "gateway") for step in _vectors(f"tencent/{name}", "steps")]
+    said = [(kinds[step["topic"].split("/")[0]], step["text"]) for step in steps if step["event"] == "up"]
+    said += [(step["kind"], step["text"]) for step in _vectors("tencent/messages", "good")]
+    yield from dict.fromkeys(bytes([kind]) + text.encode() for kind, text in said)
 
 
 QUERY_TEXTS = [

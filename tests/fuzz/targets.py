@@ -6,6 +6,7 @@ from tests.fuzz import (
     driver,
     query_targets,
     sim_targets,
+    tencent_targets,
     thingsboard_targets,
     world_targets,
 )
@@ -13,7 +14,15 @@ from tests.fuzz.target import Target
 
 TARGETS: dict[str, Target] = {
     target.name: target
-    for module in (bridge_targets, sim_targets, world_targets, query_targets, aws_targets, thingsboard_targets)
+    for module in (
+        bridge_targets,
+        sim_targets,
+        world_targets,
+        query_targets,
+        aws_targets,
+        tencent_targets,
+        thingsboard_targets,
+    )
     for target in module.TARGETS
 }
 

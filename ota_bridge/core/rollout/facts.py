@@ -57,7 +57,7 @@ VARIABLES: Final[Mapping[str, Variable]] = {
     "last_seen_s": _is(Kind.WHOLE, f"seconds since its last report; {NEVER_S} if there never was one"),
     "added_s": _is(Kind.WHOLE, "seconds since it appeared or was added"),
     "keyset": _is(Kind.WHOLE, "the version of its keyset; -1 if it takes no other than the factory's"),
-    "proto": _is(Kind.WHOLE, "the version of the protocol that it speaks; 0 for the public message shapes"),
+    "proto": _is(Kind.WHOLE, "the version of the protocol that it speaks; 0 for a vendor's"),
 }
 
 

@@ -74,7 +74,7 @@ def fits(device: Device, release: Release, part: ReleasePart) -> Obstacle | None
     if release.state is ReleaseState.WITHDRAWN:
         return Obstacle.WITHDRAWN
     if device.hw is None:
-        # A device of the public shape names no hardware; the release's product is all there is to compare.
+        # A device of a vendor's protocol names no hardware; the release's product is all there is to compare.
         if device.proto > 0:
             return Obstacle.WRONG_HARDWARE
     elif not is_compatible(part, device.id.product, device.hw):

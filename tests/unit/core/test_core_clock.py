@@ -4,7 +4,7 @@ import pytest
 from core_world import FACTORY, World
 
 from ota_bridge.core.deployment import State
-from ota_bridge.core.messages import Offer, PublicOffer, ReportAck
+from ota_bridge.core.messages import Offer, ReportAck
 
 YEAR_S = 365 * 86_400
 STEPS = [3600, -3600, 10 * YEAR_S, -10 * YEAR_S]
@@ -232,4 +232,4 @@ def test_what_waits_for_a_resumed_rollout_does_not_wait_for_the_clock(step):
     world.do("rollout.pause", rollout=rollout)
     is_set(world, step)
     world.do("rollout.resume", rollout=rollout)
-    assert 1 == len(world.sent(PublicOffer, world.passes(31)))
+    assert 1 == len(world.notices(world.passes(31)))

@@ -14,7 +14,6 @@ from ota_bridge.core.messages import (
     GrantState,
     InstalledPart,
     Offer,
-    PublicOffer,
     ReportAck,
     RolloutChanged,
 )
@@ -646,15 +645,15 @@ def test_a_manifest_that_no_longer_holds_is_not_offered_and_later_is(world):
     assert 1 == len(world.sent(Offer, device.check_in()))
 
 
-# --- the public shape --------------------------------------------------------------------------------------------
+# --- devices that download by URL ----------------------------------------------------------------------------------
 
 
-def test_a_device_of_the_public_shape_is_served_by_url_and_confirmed_by_its_next_report():
+def test_a_device_that_downloads_by_url_is_confirmed_by_its_next_report():
     world = World(public_url="https://dl.example.com/{sha256}")
     device = world.device(proto=0)
     world.release()
     world.rollout()
-    offer = world.sent(PublicOffer)[0]
+    offer = world.notices()[0]
     assert ("1.1.0", "https://dl.example.com/" + world.facts[next(iter(world.facts))].sha256.hex()) == (
         offer.version,
         offer.url,
@@ -667,12 +666,12 @@ def test_a_device_of_the_public_shape_is_served_by_url_and_confirmed_by_its_next
     assert State.CONFIRMED is device.state
 
 
-def test_a_device_of_the_public_shape_without_a_url_is_told_of_in_why(world):
+def test_why_tells_what_keeps_a_dialect_from_its_notice(world):
     device = world.device(proto=0)
     world.release()
     world.rollout()
-    assert [] == world.sent(PublicOffer)
-    assert "neither files.url nor offers.public_url is set" in device.why()[1]
+    assert [] == world.notices()
+    assert "it has no URL" in device.why()[1]
 
 
 def test_a_device_that_downloads_by_url_gets_a_link_of_its_own_with_each_notice():
@@ -682,9 +681,9 @@ def test_a_device_that_downloads_by_url_gets_a_link_of_its_own_with_each_notice(
     world.release()
     world.rollout()
     start = f"http://h/{device.open.id}/{world.facts[next(iter(world.facts))].sha256.hex()[:4]}"
-    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.sent(PublicOffer)]
+    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.notices()]
     world.passes(100)
-    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.sent(PublicOffer, device.check_in())]
+    assert [f"{start}/{world.wall:.0f}"] == [offer.url for offer in world.notices(device.check_in())]
 
 
 # --- enrolment ---------------------------------------------------------------------------------------------------

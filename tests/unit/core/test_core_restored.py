@@ -7,7 +7,7 @@ from core_world import FACTORY, World
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import BlockRefusal
-from ota_bridge.core.messages import BlockTrouble, CancelUpdate, GrantsChanged, Offer, PublicOffer, ReportAck
+from ota_bridge.core.messages import BlockTrouble, CancelUpdate, GrantsChanged, Offer, ReportAck
 from ota_bridge.core.values import DeviceId
 from ota_bridge.store.memory import MemoryStore
 from ota_bridge.store.memory_tables import MemoryTables
@@ -59,7 +59,7 @@ def device(world):
 
 
 def offers(world):
-    return world.sent(Offer) + world.sent(PublicOffer)
+    return world.sent(Offer) + world.notices()
 
 
 # --- what runs something that is not known any more -------------------------------------------------------------------

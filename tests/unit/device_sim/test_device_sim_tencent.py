@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from device_sim_tencent import DOWN, NAME, PRODUCT, UP, URL, FileServer, World, device, image, notice, offers, vector
+from tencent_line import DOWN, NAME, PRODUCT, UP, URL, FileServer, World, device, image, notice, offers, vector
 
 from device_sim.clients.model import Incoming, Subscribe, WentWrong
 from device_sim.clients.tencent_scan import value_of

@@ -23,7 +23,6 @@ from ota_bridge.core.messages import (
     KeysetNotice,
     Offer,
     Progress,
-    PublicOffer,
     Rejected,
 )
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
@@ -422,20 +421,15 @@ def test_a_keyset_is_carried_or_named_where_the_packet_would_not_fit():
     assert {**body, "keyset": [b"S" * 32, 300]} == msgpack.unpackb(short.payload)
 
 
-def test_the_public_offer_has_its_five_keys_a_raw_url_and_qos_0():
-    message = NATIVE.encode(
-        PublicOffer(
-            device=DEVICE,
-            deployment=DeploymentId("0123456789ab"),
-            version="1.1.0",
-            url="https://dl.example.com/a?b=c&d=é",
-            md5="0" * 32,
-            size_bytes=10_000,
-        )
-    )
-    assert b'"url":"https://dl.example.com/a?b=c&d=\xc3\xa9"' in message.payload
-    assert {"file_size", "md5sum", "type", "url", "version"} == set(json.loads(message.payload))
-    assert (0, False) == (message.qos, message.retain)
+@pytest.mark.parametrize("fields", [{}, {"proto": None, "boot": None}])
+@pytest.mark.parametrize("write", [msgpack.packb, lambda body: json.dumps(body).encode()])
+def test_a_report_without_native_fields_is_handed_on_as_it_is(fields, write):
+    asked = []
+    native = NativeDialect("$ota", lambda device, body: asked.append((device, body)))
+    body = {"type": "report_version", "report": {"version": "1"}, **fields}
+    native.decode(MqttMessage(topic="$ota/report/prod/d1", payload=write(body)))
+    assert [(DEVICE, body)] == asked
+    assert "none of the native fields" in decoded(write(body)).reason
 
 
 def test_another_root_is_used_everywhere():

@@ -17,14 +17,16 @@ def install(monkeypatch, *points):
 
 def test_a_third_partys_dialect_enters_by_its_entry_point(monkeypatch):
     install(monkeypatch, ("toy", "toy_dialect:ToyDialect"))
-    [loaded] = registry.load({"toy": {"greeting": "hello"}})
+    _, loaded = registry.load({"toy": {"greeting": "hello"}})
     assert isinstance(loaded, toy_dialect.ToyDialect)
     assert {"greeting": "hello"} == loaded.options
 
 
-def test_nothing_is_loaded_where_nothing_is_set_up(monkeypatch):
+def test_the_dialect_of_the_public_shapes_is_there_where_nothing_is_set_up_and_subscribes_nothing(monkeypatch):
     install(monkeypatch, ("toy", "there.is.no:such"))
-    assert [] == list(registry.load({}))
+    [loaded] = registry.load({}, root="fw")
+    assert ("tencent", "fw", []) == (loaded.name, loaded.root, list(loaded.subscriptions()))
+    assert loaded.report == registry.public([loaded])
 
 
 @pytest.mark.parametrize(
@@ -35,6 +37,7 @@ def test_nothing_is_loaded_where_nothing_is_set_up(monkeypatch):
         ({"gone": {}}, r"\[dialects.gone\]: there.is.no:such cannot be loaded"),
         ({"less": {}}, r"\[dialects.less\]: toy_dialect:Nothing cannot be loaded"),
         ({"toy": {"greting": "x"}}, "dialects.toy.greting is not a setting; known are greeting, needs"),
+        ({"tencent": {"root": "x"}}, "dialects.tencent.root is not a setting: it is topics.root"),
         ({"toy": {"greeting": 1}}, "dialects.toy.greeting = '1': str is expected"),
     ],
 )

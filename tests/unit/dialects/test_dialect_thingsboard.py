@@ -319,6 +319,7 @@ def test_a_paused_rollout_stops_chunks_and_goes_on_when_it_is_resumed():
     life.passes(100)
     assert before == len(told(life))
     life.world.do("rollout.resume", rollout=rollout)
+    life._release(life.world.last)
     life.passes(60)
     assert [("CONFIRMED", 1)] == life.states
 

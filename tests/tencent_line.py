@@ -19,7 +19,7 @@ from device_sim.clients.model import (
 )
 from device_sim.clients.tencent import tencent_client
 
-VECTORS = Path(__file__).parents[2] / "vectors/tencent"
+VECTORS = Path(__file__).parent / "vectors/tencent"
 PRODUCT, NAME = "PROD0001AB", "dev01"
 UP, DOWN = f"$ota/report/{PRODUCT}/{NAME}", f"$ota/update/{PRODUCT}/{NAME}"
 URL = "http://ota.test/fw.bin"
