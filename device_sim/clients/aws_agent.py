@@ -145,7 +145,8 @@ class AgentDevice(AwsDevice):
             number = str(self._requests)[:-1]  # its last digit is written over
             self._requests += 1
             token = f"{number}:{self.options.name[:NAME_IN_TOKEN]}"
-            return [Publish(topic=f"{self.jobs}$next/get", payload=f'{{"clientToken":"{token}"}}'.encode())]
+            payload = f'{{"clientToken":"{token}"}}'.encode()
+            return [Publish(topic=f"{self.jobs}$next/get", payload=payload, qos=1)]
         if self._state is _State.CREATING_FILE and self._file and topic_filter == self._data():
             if not granted:
                 return self._try_again()
