@@ -43,7 +43,7 @@ class Scripted:
     sessions: list[Session] = field(default_factory=list)
     is_up: bool = False
     _packet_id: int = 0
-    _unserved: deque[Publish] = field(default_factory=deque)
+    unserved: deque[Publish] = field(default_factory=deque)
 
     @property
     def sent(self) -> list[Publish]:
@@ -115,9 +115,9 @@ class Scripted:
     def serve(self, server: Server, *, until: Callable[[], bool] | None = None) -> None:
         """Give the server each message that was not served yet and deliver its answers, until there is nothing more."""
         for _ in range(MAX_MESSAGES):
-            if not self._unserved or (until is not None and until()):
+            if not self.unserved or (until is not None and until()):
                 return
-            for answer in server(self._unserved.popleft()):
+            for answer in server(self.unserved.popleft()):
                 self.deliver(answer.topic, answer.payload, qos=answer.qos)
         raise AssertionError(f"{MAX_MESSAGES} messages and no end: the last was {self.sent[-1]}")
 
@@ -129,7 +129,7 @@ class Scripted:
                 return
             if isinstance(action, Publish):
                 if self.is_up:
-                    self._unserved.append(action)
+                    self.unserved.append(action)
             elif isinstance(action, Subscribe):
                 self._subscribe(action)
             elif isinstance(action, Unsubscribe):

@@ -30,6 +30,7 @@ from device_sim.clients.model import (
 
 BUFFER_BYTES: Final = 512
 INT_MAX: Final = 2**31 - 1
+INT_DIGITS: Final = 10
 POLL_S: Final = 60.0
 REPLY_S: Final = 16.0
 FOREVER_S: Final = 900.0
@@ -62,8 +63,8 @@ def searched_task(text: str) -> Task | None:
 
 def _task(size: str, stream: str, version: str, md5: str) -> Task:
     for name, digits in (("size", size), ("streamId", stream)):
-        if int(digits) > INT_MAX:
-            raise WentWrong(f"{name} {digits} does not fit into a signed 32-bit number")
+        if len(digits) > INT_DIGITS or int(digits) > INT_MAX:
+            raise WentWrong(f"{name} {digits[:20]} does not fit into a signed 32-bit number")
     return Task(version=version, size_bytes=int(size), stream_id=int(stream), file_id=1, sign=md5.lower(), is_md5=True)
 
 

@@ -7,6 +7,8 @@ whatever else begins with another character, ends at the next comma or closing b
 from typing import Final
 
 _ENDS: Final = b",]}"
+_DIGITS_THAT_COUNT: Final = 32
+"""10 ** 32 is a multiple of 2 ** 32."""
 _CLOSING: Final = {ord("{"): ord("}"), ord("["): ord("]")}
 
 
@@ -43,4 +45,4 @@ def read_uint(digits: bytes | None) -> int | None:
     """Decimal digits as an unsigned 32-bit number, which wraps as in C; None for anything else. No digits are 0."""
     if digits is None or any(not ord("0") <= digit <= ord("9") for digit in digits):
         return None
-    return int(digits or b"0") % 2**32
+    return int(digits[-_DIGITS_THAT_COUNT:] or b"0") % 2**32

@@ -33,6 +33,7 @@ class Topics:
 
     @classmethod
     def of(cls, options: ClientOptions) -> "Topics":
+        """With the options' prefix, as it is: the vendor's topics begin with a slash of their own."""
         return cls(options.product, options.name, options.prefix)
 
     def _ota(self, kind: str) -> str:

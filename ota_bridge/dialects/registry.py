@@ -18,6 +18,7 @@ from ota_bridge.dialects.tencent import TencentDialect
 GROUP: Final = "ota_bridge.dialects"
 
 BUILT_IN: Final[Mapping[str, str]] = {
+    "alibaba": "ota_bridge.dialects.alibaba:AlibabaDialect",
     "aws": "ota_bridge.dialects.aws:AwsDialect",
     "tencent": "ota_bridge.dialects.tencent:TencentDialect",
     "thingsboard": "ota_bridge.dialects.thingsboard:ThingsBoard",

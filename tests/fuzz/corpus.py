@@ -18,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from device_sim.clients.alibaba_words import crc16
 from device_sim.journal import frame
 from device_sim.settings import Download, Final, Settings, Trial
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.operations import OPERATIONS
 from ota_bridge.plan_file.example import EXAMPLE
-from tests.fuzz import query_targets, thingsboard_targets
+from tests.fuzz import alibaba_targets, query_targets, thingsboard_targets
 from tests.fuzz.target import CORPUS, framed
 from tests.fuzz.world_targets import (
     ASKED,
@@ -121,6 +122,9 @@ def made() -> dict[str, list[bytes]]:
         "query": QUERY_TEXTS,
         "query_tree": [query_targets.QUERIES._env.compile(text.decode()).serialize() for text in QUERY_TEXTS[:4]],
         "window": [b"0 2 * * *\nEurope/Berlin\n7200", b"*/15 1-3,22 * * mon-fri\n\n600", b"30 2 L,15 jan */2\nAustralia/Lord_Howe\n86400"],
+        "alibaba": list(_alibaba()),
+        "alibaba_topics": [*_alibaba_topics(), *(b"ali/d1" + one for one in _alibaba_topics())],
+        "sim_alibaba": list(_alibaba_downlinks()),
         "aws_jobs": list(_aws("/jobs/", b"\0\1\2\3\4")),
         "aws_streams": list(_aws("/streams/", b"\0\1\2\3")),
         "aws_topics": [b"$aws/things/dev1/jobs/" + one for one in (b"get", b"start-next", b"$next/get", b"x/get", b"AFR_OTA-1/update")],
@@ -129,6 +133,30 @@ def made() -> dict[str, list[bytes]]:
         "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
         "thingsboard": list(thingsboard_targets.seeds()),
     }  # fmt: skip
+
+
+def _alibaba_topics() -> list[bytes]:
+    return [topic.encode().replace(b"pk/dn", b"prod/d1") for topic in alibaba_targets.TOPICS]
+
+
+def _alibaba() -> Iterator[bytes]:
+    """Messages of a device, each behind the number of its topic."""
+    seen = set()
+    for one in _vectors("alibaba/linksdk", "messages"):
+        kind = next((at for at, topic in enumerate(alibaba_targets.TOPICS) if topic[:16] == one["topic"][:16]), None)
+        if one["does"] == "says" and kind is not None and len(seen) < 12 and one["text"] not in seen:
+            seen.add(one["text"])
+            at = alibaba_targets.TOPICS.index("/sys/pk/dn/thing/file/download") if "fileBlock" in one["text"] else kind
+            yield bytes([at]) + one["text"].encode()
+    yield b'\x02{"id": "123","version": "1.0","params": {},"method":"thing.ota.firmware.get"}'
+    yield b'\x03{ "id": "2331","params": {"fileInfo":{"streamId":1397345,"fileId":1},"fileBlock":{"size":256,"offset":0 }}}'
+
+
+def _alibaba_downlinks() -> Iterator[bytes]:
+    yield from (one["text"].encode() for one in _vectors("alibaba/linksdk", "messages") if "upgrade" in one["topic"])
+    data = bytes(range(64))
+    head = b'{"code":200,"data":{"bOffset":0,"fileLength":64,"bSize":64,"fileToken":"default"},"id":"1","message":"success"}'
+    yield len(head).to_bytes(2, "big") + head + data + crc16(data).to_bytes(2, "little")
 
 
 def _aws(part: str, kinds: bytes) -> Iterator[bytes]:

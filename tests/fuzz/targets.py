@@ -1,6 +1,7 @@
 """Every fuzz target, by name. To add one, write it into one of the modules and run `make fuzz-corpus`."""
 
 from tests.fuzz import (
+    alibaba_targets,
     aws_targets,
     bridge_targets,
     driver,
@@ -20,6 +21,7 @@ TARGETS: dict[str, Target] = {
         world_targets,
         query_targets,
         aws_targets,
+        alibaba_targets,
         tencent_targets,
         thingsboard_targets,
     )
