@@ -5,8 +5,8 @@ Rules:
    more. Some devices take the last bytes for the data, others look for the end of the JSON: its order is the cloud's.
 2. A file token comes back where there was one, and none where there was none. Which of the two a device is of is also
    told by it: the SDK sends one, hand-written clients do not.
-3. "Not now" is an answer that comes when its turn has come, or silence: the SDK asks again after 10 s. "Not any more" is an error to the SDK, which then gives up at
-   once, and silence to the others: they take whatever comes for the next block.
+3. "Not now" is an answer that comes in its turn, or silence: the SDK asks again after 10 s. "Not any more" is an error
+   to the SDK, which then gives up at once, and silence to the others: they take whatever comes for the next block.
 """
 
 import sys
@@ -27,7 +27,7 @@ TOKEN_MAX_BYTES: Final = 127
 REPEAT_S: Final = 2.0
 """The same request again so soon is a copy on the way: hand-written clients take its answer for the next block."""
 WAIT_MAX_S: Final = 120.0
-"""Hand-written clients ask once and wait. The SDK asks again after 10 s, and that request takes the place of the first."""
+"""Hand-written clients ask once and wait. The SDK asks again after 10 s, and that takes the place of the first."""
 _U32: Final = 2**32 - 1
 _ENDS_IT: Final = frozenset(
     {BlockRefusal.NOT_OPEN, BlockRefusal.PAST_END, BlockRefusal.WITHDRAWN, BlockRefusal.ABOVE_LIMIT}
