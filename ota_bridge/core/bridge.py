@@ -134,7 +134,7 @@ class Bridge:
         """Take one message in; returns what to do after the commit."""
         updates = self.updates(unit, now)
         match message:
-            case CheckIn() | Progress():
+            case CheckIn() | Progress() | Rejected():
                 self._take(updates, message)
             case Said():
                 vendors.hear(updates, message, lambda report: self._take(updates, report))
@@ -142,14 +142,20 @@ class Bridge:
                 note_activity(updates, message)
             case BlockTrouble():
                 note_trouble(updates, message)
-            case Rejected():
-                note_rejected(updates, message)
             case _ as unreachable:
                 assert_never(unreachable)
         return self.finish(updates)
 
-    def _take(self, updates: Updates, report: CheckIn | Progress) -> None:
-        self._check_in(updates, report) if isinstance(report, CheckIn) else self._progress(updates, report)
+    def _take(self, updates: Updates, report: CheckIn | Progress | Rejected) -> None:
+        match report:
+            case CheckIn():
+                self._check_in(updates, report)
+            case Progress():
+                self._progress(updates, report)
+            case Rejected():
+                note_rejected(updates, report)
+            case _ as unreachable:
+                assert_never(unreachable)
 
     def tick(self, unit: UnitOfWork, now: Now, go_on: GoOn = for_ever) -> Slice:
         """Do what has become due by `now`, for as long as `go_on` says so."""

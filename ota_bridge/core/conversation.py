@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol, runtime_checkable
 
 from ota_bridge.core.deployment import FETCHING, OPEN, State
-from ota_bridge.core.messages import CheckIn, Progress, Said
+from ota_bridge.core.messages import CheckIn, Progress, Rejected, Said
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 
 CLAIMED: Final = "the device says that it is done"
@@ -96,8 +96,9 @@ class Standing:
 class Turn:
     """What a message meant: reports in the words of the core, in order, and what to keep."""
 
-    uplinks: Sequence[CheckIn | Progress | Said] = ()
-    """`Said`: what it said of another device that is reached through it; that one's `hear` is asked next, once."""
+    uplinks: Sequence[CheckIn | Progress | Said | Rejected] = ()
+    """`Said`: what it said of another device that is reached through it; that one's `hear` is asked next, once.
+    `Rejected`: it could not be used, which counts, though `tell` has an answer to it."""
     memory: bytes | None = None
     """At most MEMORY_MAX_BYTES; None: as it was."""
 

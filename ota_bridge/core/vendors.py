@@ -13,7 +13,7 @@ from ota_bridge.core.conversation import CLAIMED, MEMORY_MAX_BYTES, UNPROVEN, Co
 from ota_bridge.core.deployment import Deployment, DeploymentEvent
 from ota_bridge.core.errors import InvalidInput
 from ota_bridge.core.fleet import Device
-from ota_bridge.core.messages import CheckIn, InstalledPart, Progress, Said, Saying
+from ota_bridge.core.messages import CheckIn, InstalledPart, Progress, Rejected, Said, Saying
 from ota_bridge.core.records import replace
 from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import DeviceId
@@ -21,7 +21,7 @@ from ota_bridge.core.values import DeviceId
 ROUNDS_MAX: Final = 4
 """How often a device is told something in one unit of work: what is told can end an attempt and so begin another."""
 
-Take = Callable[[CheckIn | Progress], None]
+Take = Callable[[CheckIn | Progress | Rejected], None]
 """Takes a report in, in the words of the core."""
 
 

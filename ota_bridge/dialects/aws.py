@@ -98,6 +98,8 @@ class AwsDialect:
 
     def hear(self, said: object, standing: Standing) -> Turn:
         """A request is also a sign of life, and a poll where it asks for what waits; `tell` carries it out."""
+        if isinstance(said, BadRequest):
+            return Turn(uplinks=[Rejected(device=standing.device, reason=f"{said.code}: {said.message}")])
         is_poll = isinstance(said, JobsRequest) and said.is_poll
         if not is_poll and FIRMWARE in standing.parts:
             return Turn()
@@ -178,7 +180,10 @@ class AwsBlocks:
 
     block_max_bytes = ANSWER_MAX_BYTES
     count_max = ANSWER_MAX_BYTES // BLOCK_MIN_BYTES
-    repeat_s = 0.0
+    repeat_s = 0.4
+    """One device asks again at once for each block that comes twice, and so would have every block twice."""
+    wait_max_s = 2.0
+    """Shorter than the shortest time (3 s) after which one asks again."""
 
     def __init__(self, prefix: str, products: Products) -> None:
         self._things = prefix + _THINGS

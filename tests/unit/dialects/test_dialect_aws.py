@@ -367,6 +367,26 @@ def test_a_link_that_breaks_in_the_middle_and_blocks_that_get_lost_cost_only_tim
     updated(here, client)
 
 
+def test_a_block_that_comes_twice_does_not_make_every_block_come_twice():
+    here = AwsWorld()
+    here.thing("jobs-json", "auto-subscribe")
+    here.release()
+    carry, doubled = here._carry, []
+
+    def twice(topic, payload):
+        carry(topic, payload)
+        if "/data/" in topic and not doubled:
+            doubled.append(topic)
+            carry(topic, payload)
+
+    here._carry = twice
+    here.rollout()
+    here.passes(10)
+    assert "CONFIRMED" == here.state()
+    blocks = [payload for topic, payload in here.log if "/data/" in topic]
+    assert -(-len(IMAGE) // 4096) + 2 >= len(blocks)
+
+
 def test_a_device_that_asks_while_the_bridge_is_away_goes_on_when_it_is_back():
     here = AwsWorld()
     client = here.thing("older-agent", "auto-subscribe")

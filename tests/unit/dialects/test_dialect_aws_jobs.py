@@ -247,6 +247,8 @@ def test_a_bad_request_is_refused_on_its_own_topic():
     here = known()
     [(topic, body)] = here.says("start-next", b"{")
     assert ("start-next/rejected", "InvalidJson", 1_000_000) == (topic, body["code"], body["timestamp"])
+    trouble = here.world.read(lambda unit: unit.devices.get(DeviceId("prod", "dev1"))).trouble
+    assert (1, True) == (trouble.rejected, trouble.rejected_reason.startswith("InvalidJson: "))
 
 
 # --- what the core makes of it ---------------------------------------------------------------------------------------
