@@ -12,6 +12,7 @@ from functools import partial
 from typing import Final
 
 from ota_bridge.core.blocks import Client, Cold
+from ota_bridge.core.values import DeviceId
 from ota_bridge.mqtt.blocks import Pieces
 
 WAITING_MAX: Final = 4_096
@@ -102,28 +103,38 @@ class RequestLines:
 
 
 class Turns:
-    """The last request of each topic that has to wait for its turn, by the time at which it may ask again."""
+    """The last request of each device that has to wait for its turn, by the time at which it may ask again."""
 
     def __init__(self) -> None:
         self._kept: dict[bytes, Waiting] = {}
+        """By topic; a device has one at most."""
+        self._topics: dict[DeviceId, bytes] = {}
         self._due: list[tuple[float, int, Waiting]] = []
         self._number = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def keep(self, asked: Waiting, *, due_mono: float) -> bool:
-        """Keep it until then, instead of what its topic asked before; False: there is no room."""
-        if asked.topic not in self._kept and len(self._kept) >= TURNS_MAX:
+    def keep(self, device: DeviceId, asked: Waiting, *, due_mono: float) -> bool:
+        """Keep it until then, instead of what its device asked before; False: there is no room."""
+        self.drop_of(device)
+        if len(self._kept) >= TURNS_MAX:
             return False
         self._kept[asked.topic] = asked
+        self._topics[device] = asked.topic
         self._number += 1
         heapq.heappush(self._due, (due_mono, self._number, asked))
         return True
 
     def drop(self, topic: bytes) -> None:
-        """Its device has said something else since."""
+        """Its device has said something else on it since."""
         self._kept.pop(topic, None)
+
+    def drop_of(self, device: DeviceId) -> None:
+        """The device has asked for something else since."""
+        topic = self._topics.pop(device, None)
+        if topic is not None:
+            self._kept.pop(topic, None)
 
     def due(self, now: float) -> list[Waiting]:
         """Those whose time has come; they are kept no longer."""

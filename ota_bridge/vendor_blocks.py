@@ -77,6 +77,8 @@ class VendorBlockGateway:
         if asked is None:
             self._answered.pop(topic, None)
             return 0
+        if waiting.until_mono is None:
+            self._turns.drop_of(asked.device)
         client = self.server.client(asked.device)
         if isinstance(asked, MalformedFrom):
             self._refuse_malformed(client, asked, self._vendor(topic), now, out)
@@ -120,7 +122,7 @@ class VendorBlockGateway:
             return None
         vendor = self._vendor(waiting.topic)
         grant = self._grant(client, asked)
-        if grant is None and not self.server.is_loaded and self._keep(vendor, waiting, BUSY_RETRY_S, now):
+        if grant is None and not self.server.is_loaded and self._keep(vendor, client, waiting, BUSY_RETRY_S, now):
             return None
         if grant is None or not self._is_same_download(asked, grant):
             self._refuse(vendor, asked, self.server.refuse(client, self._closed(), mono=now), out)
@@ -148,19 +150,19 @@ class VendorBlockGateway:
         out: Pieces,
     ) -> None:  # fmt: skip
         retry_after_s = BUSY_RETRY_S if declined.waits is None else declined.waits.retry_after_s
-        if declined.code is BlockRefusal.BUSY and self._keep(vendor, waiting, retry_after_s, now):
+        if declined.code is BlockRefusal.BUSY and self._keep(vendor, client, waiting, retry_after_s, now):
             self.server.note(client, declined.code, mono=now, waits=declined.waits)
             return
         self._refuse(vendor, asked, self.server.refuse(client, declined.code, mono=now, waits=declined.waits), out)
 
-    def _keep(self, vendor: VendorBlocks, waiting: Waiting, retry_after_s: float, now: float) -> bool:
+    def _keep(self, vendor: VendorBlocks, client: Client, waiting: Waiting, retry_after_s: float, now: float) -> bool:
         """Let it wait for its turn, if its device is one that would not ask again."""
         if not isinstance(vendor, PatientBlocks):
             return False
         if waiting.until_mono is None:
             waiting.until_mono = now + vendor.wait_max_s
         due_mono = now + retry_after_s
-        return due_mono <= waiting.until_mono and self._turns.keep(waiting, due_mono=due_mono)
+        return due_mono <= waiting.until_mono and self._turns.keep(client.device, waiting, due_mono=due_mono)
 
     def _closed(self) -> BlockRefusal:
         return BlockRefusal.NOT_OPEN if self.server.is_loaded else BlockRefusal.BUSY

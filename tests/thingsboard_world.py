@@ -40,6 +40,7 @@ class Life:
         self.dialect = ThingsBoard(self.options)
         self.world.bridge.dialects = {"thingsboard": self.dialect}
         self.blocks = VendorBlockGateway(self.world.server, [self.dialect.blocks], mono=lambda: self.world.mono)
+        self.blocks.send = self._send_late
         options = {"product": "prod", "name": "d1", "version": "1.0", "block_bytes": 4096, "prefix": PREFIX}
         self.client = thingsboard_client(
             ClientOptions(**{**options, **self.client_options}, variants=frozenset(self.variants))
@@ -84,6 +85,8 @@ class Life:
         end = self.world.wall + seconds
         while True:
             due = [end] if self._drain_wall is None else [self._drain_wall, end]
+            if len(self.blocks._turns):
+                due.append(self.world.wall + 0.1)
             deadline = self.client.next_deadline()
             if deadline is not None:
                 due.append(self.world.wall + max(0.0, deadline - self.world.mono))
@@ -101,6 +104,7 @@ class Life:
             for told in self.world.server.drain(self.world.wall, self.world.mono, whole=True):
                 self._release(self.world.receive(told))
         if self.is_serving:
+            self.blocks.take_turns(self.world.mono)
             self._release(self.world.tick())
         deadline = self.client.next_deadline()
         if deadline is not None and deadline <= self.world.mono:
@@ -140,8 +144,12 @@ class Life:
             out = []
             self._drain_wall = self._drain_wall or self.world.wall + 1.0
             self.blocks.handle(message.topic.encode(), message.payload, self.world.mono, out)
-            for topic, payload in Decoder(max_packet_bytes=1 << 27).feed(b"".join(out)):
-                self._deliver(topic.decode(), payload)
+            self._send_late(out)
+
+    def _send_late(self, pieces):
+        for topic, payload in Decoder(max_packet_bytes=1 << 27).feed(b"".join(pieces)):
+            self._deliver(topic.decode(), payload)
+        return True
 
     def _release(self, outputs):
         for output in outputs:

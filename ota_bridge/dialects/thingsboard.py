@@ -261,14 +261,14 @@ class ThingsBoard:
     ) -> tuple[Talk, float | None]:
         if talk.told and update.high_water_bytes > talk.high_bytes:
             talk = replace(talk, told=1, high_bytes=update.high_water_bytes)
-        due = _due_wall(talk, update)
+        due = _due_wall(standing, talk, update)
         if due is None or due > standing.wall:
             return talk, due
         if update.is_paused:
             return talk, standing.wall + QUIET_S
         out.append(self._message(standing, "attributes", self._firmware(standing, talk, update)))
         talk = _told(standing, talk, update)
-        return talk, _due_wall(talk, update)
+        return talk, _due_wall(standing, talk, update)
 
     def _firmware(self, standing: Standing, talk: Talk, update: Update) -> dict[str, Any]:
         own = "" if talk.title == _NOT_SAID[0] else talk.title
@@ -353,11 +353,12 @@ def _told(standing: Standing, talk: Talk, update: Update) -> Talk:
     return replace(talk, told=talk.told + 1, told_wall=standing.wall, hold_wall=0.0, high_bytes=update.high_water_bytes)
 
 
-def _due_wall(talk: Talk, update: Update) -> float | None:
+def _due_wall(standing: Standing, talk: Talk, update: Update) -> float | None:
     """When the device is to be told the firmware by itself; None: not any more."""
     if talk.hold_wall or not talk.told:
-        return talk.hold_wall
+        return talk.hold_wall if talk.hold_wall <= standing.wall + ASK_S else 0.0  # the clock was set
     if talk.told > PUSHES_MAX:
         return None
-    last = max(talk.told_wall, talk.heard_wall, update.last_block_wall or 0.0)
+    signs = (talk.told_wall, talk.heard_wall, update.last_block_wall or 0.0, standing.refused_wall or 0.0)
+    last = max((wall for wall in signs if wall <= standing.wall), default=0.0)  # none is ahead: the clock was set
     return last + QUIET_S * 2.0 ** min(talk.told - 1, DOUBLINGS_MAX)

@@ -2,8 +2,8 @@
 
 1. A device names the size of its chunks, with each request or once; one that names none gets the whole image at once.
 2. What lies past the end is answered with an empty message: the C++ client asks for it, and waits for it.
-3. Errors go to `v2/fw/error`, which neither official client listens to. Who is to wait is not answered at all: the C++
-   client asks again by itself, the Python one is told the firmware anew by the control plane.
+3. Errors go to `v2/fw/error`, which neither official client listens to. What the caps hold up is answered when its turn
+   comes. Who is paused is not answered: the C++ client asks again by itself, the Python one is told the firmware anew.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,7 @@ WHOLE_MAX_BYTES: Final = 8 << 20
 """The largest image that is sent in one message to a device that names no chunk size."""
 REPEAT_S: Final = 0.8
 """Shorter than the second that the Python client sleeps before it begins again with the same request id."""
+WAIT_MAX_S: Final = 600.0
 SIZES_MAX: Final = 100_000
 _HEAD_BYTES: Final = 7
 """The longest head of a PUBLISH at QoS 0, without the topic."""
@@ -32,6 +33,7 @@ class ThingsBoardBlocks:
 
     count_max = 1
     repeat_s = REPEAT_S
+    wait_max_s = WAIT_MAX_S
 
     def __init__(self, place: Place, whole_max_bytes: int) -> None:
         self.block_max_bytes = whole_max_bytes

@@ -266,6 +266,17 @@ def test_devices_that_ask_again_are_told_at_once():
 def test_what_waits_for_its_turn_is_bounded(monkeypatch):
     monkeypatch.setattr(request_lines, "TURNS_MAX", 2)
     turns = Turns()
-    kept = [turns.keep(Waiting(b"%d" % number, b""), due_mono=1.0) for number in (1, 2, 3, 1)]
+    devices = {number: DeviceId("prod", f"t{number}") for number in (1, 2, 3)}
+    kept = [turns.keep(devices[number], Waiting(b"%d" % number, b""), due_mono=1.0) for number in (1, 2, 3, 1)]
     assert [True, True, False, True] == kept
     assert ([b"2", b"1"], 0) == ([one.topic for one in turns.due(1.0)], len(turns))
+
+
+def test_a_device_has_one_request_that_waits_whatever_topics_it_asks_on():
+    turns, other = Turns(), DeviceId("prod", "t2")
+    for device, topic in ((DEVICE, b"a"), (other, b"x"), (DEVICE, b"b")):
+        turns.keep(device, Waiting(topic, b""), due_mono=1.0)
+    assert [b"x", b"b"] == [one.topic for one in turns.due(1.0)]
+    turns.keep(DEVICE, Waiting(b"a", b""), due_mono=1.0)
+    turns.drop_of(DEVICE)
+    assert [] == turns.due(1.0)

@@ -10,6 +10,7 @@ from thingsboard_world import IMAGE, Life
 
 from device_sim.clients.model import Publish, Subscribe, Unsubscribe
 from ota_bridge.core.errors import ConfigError
+from ota_bridge.core.values import Limits
 from ota_bridge.dialects.thingsboard import PUSHES_MAX, QUIET_S, ROUNDS_MAX, STARTS_MAX, Talk, ThingsBoard
 
 VECTORS = Path(__file__).parents[2] / "vectors" / "thingsboard"
@@ -333,6 +334,29 @@ def test_what_the_cpp_client_says_of_a_pause_is_no_failure():
     assert [("DOWNLOADING", 1)] == life.states
 
 
+@pytest.mark.parametrize("variants", [(), ("cpp",)])
+def test_a_device_that_the_caps_hold_up_gets_each_chunk_in_its_turn(variants):
+    life = Life(variants=variants)
+    life.boot().passes(1)
+    life.world.server.set_limits(Limits(blocks_per_s=1), life.world.mono)
+    life.offers()
+    if variants:
+        life.disconnect().boot()
+    life.passes(100)
+    assert [("CONFIRMED", 1)] == life.states
+    assert 1 == len([topic for topic in life.asked() if topic.endswith("/chunk/0")])
+
+
+def test_what_waited_for_its_turn_is_not_sent_to_a_process_that_has_begun_anew():
+    life = at_work(client_options={"block_bytes": 16_384}).passes(3)
+    life.world.server.set_limits(Limits(downloads=0, blocks_per_s=1), life.world.mono)
+    life.passes(2)
+    waiting = life.asked()[-1]
+    life.disconnect().boot()
+    life.passes(60)
+    assert [("CONFIRMED", 1)] == life.states, waiting
+
+
 # --- a wrong checksum ---
 
 
@@ -462,6 +486,15 @@ def test_the_cpp_client_gets_no_chunk_of_another_image_in_the_middle_of_a_downlo
     assert ["OFFERED", "CANCELED"] == [state for state, _ in life.states]
     life.disconnect().boot().passes(10)
     assert [("CONFIRMED", 1), ("CANCELED", 1)] == life.states
+
+
+@pytest.mark.parametrize("after_s", [1, 5])
+def test_a_clock_that_is_set_back_does_not_keep_a_device_waiting(after_s):
+    life = at_work(lines={"to_device": loses("v2/fw/response/1/chunk/3")}).passes(after_s)
+    life.world.wall -= 86_400
+    life.world.commit(lambda unit: life.world.bridge.clock_stepped(unit, -86_400.0) or [])
+    life.passes(60)
+    assert [("CONFIRMED", 1)] == life.states
 
 
 def test_a_cancel_is_over_at_once_unless_the_device_has_all_of_it():
