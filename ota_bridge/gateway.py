@@ -48,6 +48,7 @@ from ota_bridge.core.messages import (
     Rejected,
     ReportAck,
     RolloutChanged,
+    RolloutHeld,
     Saying,
     Uplink,
 )
@@ -56,6 +57,7 @@ from ota_bridge.core.people import Caller, without_tokens
 from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.shares import WINDOW_S
 from ota_bridge.core.slices import Slice
+from ota_bridge.core.steering import holds
 from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
 from ota_bridge.counters import GatewayCounters
@@ -243,6 +245,8 @@ class Gateway:
             case Event():
                 self._publish(self.dialect.event(output))
                 self._tell_subscribers(output)
+            case RolloutHeld():
+                self.blocks.hold(output.rollout, output.state)
             case RolloutChanged():
                 self._rollouts[output.rollout] = None
             case _ as unreachable:
@@ -290,6 +294,7 @@ class Gateway:
             with contextlib.ExitStack() as held:
                 await self._hold(name, args, held)
                 result = await self.commit(work)
+                held.pop_all()
         if name == "limits.set":
             await self.blocks.settled()
             await asyncio.sleep(SETTLE_S)
@@ -326,18 +331,15 @@ class Gateway:
         return await done
 
     async def _hold(self, name: str, args: Mapping[str, Any], held: contextlib.ExitStack) -> None:
-        """Pause and withdrawal reach the block plane before their commit; the grants of the commit take over."""
+        """Pause and withdrawal reach the block plane before their commit; `held` takes that back if there is none."""
         state = {"rollout.pause": GrantState.PAUSED, "release.withdraw": GrantState.WITHDRAWN}.get(name)
         if state is None:
             return
-
-        def concerned(unit: UnitOfWork) -> list[RolloutId]:
-            wanted = str(args.get("rollout") or args.get("release") or "")
-            return [r.id for r in unit.rollouts.all() if wanted in {r.id, r.release, r.release.partition("/")[2]}]
-
-        for rollout in await asyncio.to_thread(self.store.read, concerned):
-            self.blocks.hold(rollout, state)
-            held.callback(self.blocks.hold, rollout, None)
+        wanted = str(args.get("rollout") or args.get("release") or "")
+        for one, before in await asyncio.to_thread(self.store.read, holds):
+            if wanted in {one.id, one.release, one.release.partition("/")[2]}:
+                self.blocks.hold(one.id, state)
+                held.callback(self.blocks.hold, one.id, before)
         await self.blocks.settled()
 
     # --- time --------------------------------------------------------------------------------------------
@@ -355,6 +357,8 @@ class Gateway:
             limits = await asyncio.to_thread(self.store.read, lambda unit: unit.limits.get().limits)
             if not self._has_newer_limits:
                 self.blocks.set_limits(limits)
+            for rollout, state in await asyncio.to_thread(self.store.read, holds):
+                self.blocks.hold(rollout.id, state)
             while True:
                 changes, after = await asyncio.to_thread(self._grants_page, now, after)
                 self.blocks.apply(*(change for change in changes if change.device not in newer))

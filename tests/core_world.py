@@ -22,12 +22,14 @@ from ota_bridge.core.messages import (
     Encoding,
     Event,
     GrantsChanged,
+    GrantState,
     InstalledPart,
     Output,
     Progress,
     ReportAck,
     ReportKey,
     ReportState,
+    RolloutHeld,
     Saying,
 )
 from ota_bridge.core.notices import no_links
@@ -325,9 +327,17 @@ class World:
         for output in outputs:
             if isinstance(output, GrantsChanged):
                 self.server.apply(output)
+            elif isinstance(output, RolloutHeld):
+                self.server.hold(output.rollout, output.state)
             elif isinstance(output, ReportAck):
                 self.acked.update((output.device, output.boot, seq) for seq in output.seqs)
         return value
+
+    def granted(self, device: DeviceId) -> dict[str, GrantState]:
+        """What the block plane answers a device, by deployment."""
+        client, held = self.server._clients.get(device), self.server.held
+        grants = () if client is None else client.grants
+        return {grant.deployment: held.get(grant.rollout, grant.state) for grant in grants}
 
     def receive(self, uplink: Any) -> list[Output]:
         return list(self.commit(lambda unit: self.bridge.receive(unit, uplink, self.now)))

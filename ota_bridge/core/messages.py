@@ -306,10 +306,18 @@ class RolloutChanged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutHeld:
+    """The block plane's answer for all of a rollout from now on, whatever its grants say; None: what they say."""
+
+    rollout: RolloutId
+    state: GrantState | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LimitsChanged:
     """These fleet-wide caps are in force from now on."""
 
     limits: Limits
 
 
-Output = Downlink | GrantsChanged | Event | RolloutChanged | LimitsChanged
+Output = Downlink | GrantsChanged | Event | RolloutChanged | RolloutHeld | LimitsChanged

@@ -51,7 +51,7 @@ def plan(updates: Updates, go_on: GoOn) -> bool:
         if rollout.state is RolloutState.RUNNING:
             worked = _step(updates, rollout, go_on)
         else:
-            worked = rollout.is_planning and _follow_some(updates, rollout, go_on)
+            worked = rollout.is_planning and _cancel_some(updates, rollout, go_on)
         more = more or worked
         if worked and not go_on():
             return True
@@ -109,13 +109,24 @@ def _sweep(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
     """Look at further devices; True while there are some left."""
     after = None
     for device in _devices_left(updates, rollout):
+        if rollout.standing.is_resuming:
+            _follow(updates, rollout, device)
         if device.state is DeviceState.ACTIVE and rollout.target.holds(device.id, rollout.release):
             updates.reconcile(device)
         if not go_on():
             after = device.id.name
             break
-    steering.store(updates, replace(rollout, sweep=after))
+    standing = rollout.standing
+    if after is None and standing.is_resuming:
+        standing = replace(standing, is_resuming=False)
+    steering.store(updates, replace(rollout, sweep=after, standing=standing))
     return True
+
+
+def _follow(updates: Updates, rollout: Rollout, device: Device) -> None:
+    for deployment in updates.unit.deployments.open_of(device.id):
+        if deployment.rollout == rollout.id:
+            steering.follow(updates, deployment)
 
 
 def _devices_left(updates: Updates, rollout: Rollout) -> Iterator[Device]:
@@ -243,21 +254,18 @@ def _act(updates: Updates, rollout: Rollout, action: Action | None, cause: str) 
             return
         cause += f"; {back_to} is withdrawn, so nothing was rolled back"
     if action is Action.PAUSE:
-        steering.pause_in_slices(updates, rollout, steering.SELF, cause)
+        steering.pause(updates, rollout, steering.SELF, cause)
     else:
         steering.cancel(updates, rollout, steering.SELF, cause)
 
 
-# --- what the end or a pause means for each deployment -------------------------------------------------------
+# --- what the end means for each deployment ------------------------------------------------------------------
 
 
-def _follow_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
-    """Let further deployments follow a rollout that a gate or the clock has ended or held; True while some are left."""
+def _cancel_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
+    """Take a canceled rollout from further devices; True while some are left."""
     for deployment in updates.unit.deployments.of_rollout(rollout.id, after=_last(rollout), limit=PAGE):
-        if rollout.state is RolloutState.CANCELED:
-            steering.release_device(updates, rollout, deployment, _why_canceled(rollout))
-        elif deployment.is_open:
-            steering.follow(updates, rollout, deployment)
+        steering.release_device(updates, rollout, deployment, _why_canceled(rollout))
         rollout = replace(rollout, sweep=deployment.id)
         if not go_on():
             updates.unit.rollouts.put(rollout)

@@ -8,10 +8,11 @@ from math import ceil
 from typing import Final
 
 from ota_bridge.core.audit import SYSTEM, audit
-from ota_bridge.core.catalog import Release
-from ota_bridge.core.deployment import OPEN, Deployment, State
+from ota_bridge.core.catalog import Release, ReleaseState
+from ota_bridge.core.deployment import OPEN, TRANSITIONS, Deployment, DeploymentEvent, State
 from ota_bridge.core.errors import Conflict
-from ota_bridge.core.messages import CheckInRequest
+from ota_bridge.core.messages import CheckInRequest, GrantState, RolloutHeld
+from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.records import replace
 from ota_bridge.core.rollout.gates import tally
 from ota_bridge.core.rollout.model import PLACES_END, TIER, Rollout, RolloutState, Target
@@ -21,6 +22,11 @@ from ota_bridge.core.values import DeploymentId, ReleaseId
 
 SELF: Final = SYSTEM
 """Who acts where a gate or the clock does."""
+AT_ONCE_MAX: Final = 200
+"""So many deployments of a canceled rollout are canceled with it; those of more devices follow in slices."""
+_CANCELABLE: Final = frozenset(
+    {state for state in OPEN if DeploymentEvent.CANCEL in TRANSITIONS[state]} - {State.CANCELING}
+)
 _AGAIN: Final = frozenset({State.OFFERED, State.DOWNLOADING, State.DOWNLOADED, State.DEFERRED})
 
 
@@ -33,10 +39,32 @@ def deployments_of(updates: Updates, rollout: Rollout, *, open_only: bool = Fals
 
 
 def store(updates: Updates, rollout: Rollout) -> Rollout:
-    """Keep it, and have it told."""
+    """Keep it, and have it told; where it is held or no longer, the block plane answers so for all of it at once."""
+    before = updates.unit.rollouts.get(rollout.id)
     updates.unit.rollouts.put(rollout)
     updates.rollout_changed(rollout.id)
+    if before is not None and hold_of(updates.unit, before) is not hold_of(updates.unit, rollout):
+        hold(updates, rollout)
     return rollout
+
+
+def hold(updates: Updates, rollout: Rollout) -> None:
+    """Have the block plane answer for all of a rollout as it stands now."""
+    updates.outputs.append(RolloutHeld(rollout=rollout.id, state=hold_of(updates.unit, rollout)))
+
+
+def hold_of(unit: UnitOfWork, rollout: Rollout) -> GrantState | None:
+    """What the block plane answers for the whole of a rollout; None: what each grant says."""
+    release = unit.releases.get(rollout.release)
+    if release is not None and release.state is ReleaseState.WITHDRAWN:
+        return GrantState.WITHDRAWN
+    is_ending = rollout.state is RolloutState.CANCELED and rollout.is_planning
+    return GrantState.PAUSED if is_ending or rollout.state is RolloutState.PAUSED else None
+
+
+def holds(unit: UnitOfWork) -> list[tuple[Rollout, GrantState | None]]:
+    """The same of every rollout."""
+    return [(rollout, hold_of(unit, rollout)) for rollout in unit.rollouts.all()]
 
 
 def note(updates: Updates, rollout: Rollout, what: str, **detail: object) -> None:
@@ -54,63 +82,72 @@ def begin(updates: Updates, rollout: Rollout) -> Rollout:
 
 
 def pause(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
-    """Hold it: no offers, no blocks, no installs; nothing is lost."""
-    paused = store(updates, rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause))
-    for deployment in deployments_of(updates, paused, open_only=True):
-        follow(updates, paused, deployment)
-    return paused
+    """Hold it: no offers, no blocks, no installs; nothing is lost.
 
-
-def pause_in_slices(updates: Updates, rollout: Rollout, actor: str, cause: str) -> Rollout:
-    """The same by a gate: no offers and no installs from now on; grants follow in slices (`sweep` says how far)."""
-    paused = rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause)
-    return store(updates, replace(paused, sweep=""))
+    However many devices it has, none is touched: each deployment finds its rollout held when its time comes.
+    """
+    return store(updates, rollout.becomes(RolloutState.PAUSED, updates.now.wall, actor, cause))
 
 
 def resume(updates: Updates, rollout: Rollout, actor: str) -> Rollout:
-    """Go on. Failures that its gates have seen are seen by a person now, and count no more."""
+    """Go on. Failures that its gates have seen are seen by a person now, and count no more.
+
+    What is open follows (`follow`) in slices, as the devices are looked at again.
+    """
     running = rollout.becomes(RolloutState.RUNNING, updates.now.wall, actor)
-    standing = running.standing
+    standing = replace(running.standing, is_resuming=running.standing.started_wall is not None)
     if rollout.stage is not None and rollout.stage.failure is not None:
         found = tally(updates.unit.deployments.tallies(rollout.id), standing.stage, 0)
-        running = replace(running, standing=replace(standing, forgiven=found.failures(rollout.stage.failure.kinds)))
-    if standing.started_wall is None:
-        running = replace(running, sweep=None)
-    store(updates, running)
-    for deployment in deployments_of(updates, running, open_only=True):
-        follow(updates, running, deployment)
-    return running
+        standing = replace(standing, forgiven=found.failures(rollout.stage.failure.kinds))
+    sweep = running.sweep if standing.is_resuming else None
+    return store(updates, replace(running, standing=standing, sweep=sweep))
 
 
-def follow(updates: Updates, rollout: Rollout, deployment: Deployment) -> None:
-    """An open deployment of a rollout that was paused or resumed: its times start again, and its grants follow."""
-    running = rollout.state is RolloutState.RUNNING
-    if running and deployment.state in _AGAIN:
+def follow(updates: Updates, deployment: Deployment) -> None:
+    """An open deployment of a rollout that was resumed: its times start again, and its device is asked to come."""
+    if deployment.state in _AGAIN:
         deployment = replace(deployment, changed_wall=updates.now.wall, resent=False)
     updates.schedule(deployment)
     updates.grant(deployment.device)
     device = updates.unit.devices.get(deployment.device)
-    if not running or device is None or deployment.state not in OPEN:
-        return
     if updates.speaking.of(device) is not None:
-        updates.speaking.occasions.add(device.id, is_woken=True)
-    elif device.proto > 0:
+        updates.speaking.occasions.add(deployment.device, is_woken=True)
+    elif device is not None and device.proto > 0:
         updates.outputs.append(CheckInRequest(device=device.id, encoding=device.encoding))
 
 
 def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
-    """End it. What is open is canceled by `cancel_open`, now or in slices (`sweep` says that some may be left)."""
+    """End it. What is open is canceled in slices (`sweep` says how far that has come), or at once by `cancel_open`."""
     canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
     updates.unit.members.clear(rollout.id)
     return store(updates, replace(canceled, sweep=""))
+
+
+def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
+    """Cancel what is open of a canceled rollout and has not begun to install; how many that are.
+
+    Those of many devices are left to slices, as the rollout then says.
+    """
+    found = updates.unit.deployments.tallies(rollout.id)
+    number = sum(count for (_, state, _), count in found.items() if state in _CANCELABLE)
+    last: DeploymentId | None = None
+    for done, deployment in enumerate(deployments_of(updates, rollout)):
+        if done == AT_ONCE_MAX:
+            store(updates, replace(rollout, sweep=last))
+            return number
+        release_device(updates, rollout, deployment, cause)
+        last = deployment.id
+    store(updates, replace(rollout, sweep=None))
+    return number
 
 
 def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
     """Let nobody else in; what runs goes on to its end."""
     canceled = store(updates, rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause))
     updates.unit.members.clear(rollout.id)
-    for deployment in deployments_of(updates, canceled, open_only=True):
-        updates.schedule(deployment)
+    if rollout.state is RolloutState.PAUSED or rollout.standing.is_resuming:
+        for deployment in deployments_of(updates, canceled, open_only=True):
+            updates.schedule(deployment)
     return canceled
 
 
@@ -125,11 +162,6 @@ def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, c
         device = device.assign(deployment.component, None)
         updates.unit.devices.put(device)
     return deployment.is_open and updates.cancel(device, deployment, cause)
-
-
-def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
-    """Cancel everything of a rollout that is open and has not begun to install; how many that were."""
-    return sum(release_device(updates, rollout, one, cause) for one in deployments_of(updates, rollout))
 
 
 def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: str) -> int:

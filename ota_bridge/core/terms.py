@@ -89,6 +89,11 @@ class Terms:
             return 0
         return min(standing.stage_at(self.place(device, rollout)), standing.stage)
 
+    def stage_of(self, device: Device, rollout: Rollout | None, *, is_step: bool) -> int:
+        """As a deployment carries it (`Deployment.stage`)."""
+        stage = 0 if rollout is None else self.stage(device, rollout)
+        return ~stage if is_step else stage
+
     def matches(self, device: Device, query: str) -> bool:
         """True if a query holds for a device."""
         if self._facts is None or self._facts[0] is not device:
@@ -163,6 +168,15 @@ class Terms:
         """How often a rollout tries one device."""
         found = None if rollout is None else self.unit.rollouts.get(rollout)
         return self.tries if found is None else self.tries.under(found.plan.tries)
+
+    def not_before(self, wall: float | None, rollout: RolloutId | None) -> float | None:
+        """No longer than the longest wait: an attempt that ended before the clock was set back ended in the future."""
+        return None if wall is None else min(wall, self.now.wall + self.tries_of(rollout).longest_wait_s)
+
+
+def has_to_follow(rollout: Rollout | None, deployment: Deployment) -> bool:
+    """Its rollout was held and goes on: its times start again before anything is made of them."""
+    return rollout is not None and rollout.standing.is_resuming and deployment.changed_wall < rollout.changed_wall
 
 
 def is_paused(rollout: Rollout | None, deployment: Deployment) -> bool:

@@ -35,7 +35,7 @@ from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.rollout.policy import Obstacle
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.speaking import Speaking
-from ota_bridge.core.terms import Hold, Terms, is_paused
+from ota_bridge.core.terms import Hold, Terms, has_to_follow, is_paused
 from ota_bridge.core.values import DeviceId, Now, ReleaseId, RolloutId, Sha256
 
 SHORT_PACKET_BYTES = 4096
@@ -281,8 +281,8 @@ class Updates:
             changed_wall=self.now.wall,
             size_bytes=part.manifest.size_bytes,
             old_version=device.parts[step.component].version,
-            retry_wall=self._not_before(step.not_before_wall, assignment.rollout),
-            stage=self._stage(device, rollout, is_step=step.release.id != assignment.release),
+            retry_wall=self.terms.not_before(step.not_before_wall, assignment.rollout),
+            stage=self.terms.stage_of(device, rollout, is_step=step.release.id != assignment.release),
             earlier_end=earlier_end,
         )
         deployment = self.schedule(deployment)
@@ -312,14 +312,6 @@ class Updates:
         if self.speaking.of(device) is None:
             self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)
-
-    def _stage(self, device: Device, rollout: Rollout | None, *, is_step: bool) -> int:
-        stage = 0 if rollout is None else self.terms.stage(device, rollout)
-        return ~stage if is_step else stage
-
-    def _not_before(self, wall: float | None, rollout: RolloutId | None) -> float | None:
-        """No longer than the longest wait: an attempt that ended before the clock was set back ended in the future."""
-        return None if wall is None else min(wall, self.now.wall + self.terms.tries_of(rollout).longest_wait_s)
 
     # --- offering ----------------------------------------------------------------------------------------
 
@@ -471,6 +463,9 @@ class Updates:
         when, what = due
         if when > self.now.wall:
             self.schedule(deployment)
+            return
+        if has_to_follow(self._rollout(deployment), deployment):
+            self.unit.deployments.put(replace(deployment, due_wall=None))
             return
         if what is Due.OFFER:
             if (after := self.rules.pacing.check_in_ends_wall(device.next_check_in_wall, self.now.wall)) is not None:

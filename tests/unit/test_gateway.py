@@ -376,18 +376,29 @@ async def test_pause_and_withdrawal_reach_the_block_plane_before_their_commit(ha
     args = {"rollout": rollout} if operation == "rollout.pause" else {"release": "1.1.0"}
     await harness.gateway.operate(ANN, operation, args)
     assert ["settled", {rollout: state}] == held
-    assert {} == harness.world.server.held
-    grants = harness.world.server._clients[DeviceId("prod", "d1")].grants
-    assert [state] == [grant.state for grant in grants]
+    assert {rollout: state} == harness.world.server.held
+    assert [state] == list(harness.world.granted(DeviceId("prod", "d1")).values())
 
 
-async def test_a_pause_that_is_refused_lets_the_block_plane_go_on(harness):
+async def test_a_pause_that_is_refused_leaves_the_block_plane_as_it_was(harness):
+    harness.release()
+    rollout = harness.world.do("rollout.list")[0]["id"]
+    for held in ({rollout: GrantState.PAUSED}, {}):
+        await harness.gateway.operate(ANN, "rollout.pause" if held else "rollout.cancel", {"rollout": rollout})
+        before = harness.world.server.held
+        with pytest.raises(Conflict):
+            await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
+        assert held == before == harness.world.server.held
+    await asyncio.sleep(0)
+
+
+async def test_a_table_that_is_loaded_anew_holds_what_is_paused_or_withdrawn(harness):
     harness.release()
     rollout = harness.world.do("rollout.list")[0]["id"]
     await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
-    with pytest.raises(Conflict):
-        await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
-    assert {} == harness.world.server.held
+    harness.world.server.hold(rollout, None)
+    await harness.gateway.load()
+    assert {rollout: GrantState.PAUSED} == harness.world.server.held
 
 
 # --- time, tables, summaries -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Releases: added, described, shown, withdrawn."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ota_bridge.core import journey, steering
@@ -192,7 +192,7 @@ def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
             if rollout.state is not RolloutState.CANCELED:
                 rollout = steering.cancel(context.updates, rollout, context.actor, cause)  # noqa: PLW2901
             canceled += steering.cancel_open(context.updates, rollout, cause)
-            steering.store(context.updates, replace(rollout, sweep=None))
+            steering.hold(context.updates, rollout)
         else:
             canceled += steering.cancel_stones(context.updates, rollout, found.id, cause)
     return {**release_view(found), "canceled": canceled}

@@ -206,7 +206,6 @@ def rollout_cancel(context: Context, rollout: str, let_finish: bool = False) -> 
         return {**_view(context, found.id), "canceled": 0}
     canceled = steering.cancel(context.updates, found, context.actor)
     number = steering.cancel_open(context.updates, canceled, f"rollout canceled by {context.actor}")
-    steering.store(context.updates, replace(canceled, sweep=None))
     return {**_view(context, found.id), "canceled": number}
 
 

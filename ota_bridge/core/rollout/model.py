@@ -92,6 +92,8 @@ class Standing:
     """Failures of the last stage that a person has seen and gone on from."""
     is_through: bool = False
     """Its last stage has succeeded."""
+    is_resuming: bool = False
+    """It was held, and not all of its open deployments have been told to go on."""
 
     @property
     def stage(self) -> int:

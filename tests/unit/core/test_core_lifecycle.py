@@ -803,8 +803,7 @@ def test_an_open_deployment_behind_many_newer_ones_is_not_opened_twice(world):
 
 
 def grants_of(world, device):
-    client = world.server._clients.get(device.id)
-    return [] if client is None else [(grant.deployment, grant.state) for grant in client.grants]
+    return list(world.granted(device.id).items())
 
 
 def test_a_pause_turns_the_grant_to_paused_and_a_resume_back(world):

@@ -240,8 +240,7 @@ class CoreMachine(RuleBasedStateMachine):
 
     def grants_are_exactly_those_of_the_served_open_deployments(self):
         for device in self.devices.values():
-            client = self.world.server._clients.get(device.id)
-            held = {} if client is None else {grant.deployment: grant.state for grant in client.grants}
+            held = self.world.granted(device.id)
             expected = {}
             for one in self.open_of(device):
                 release = self.world.read(lambda unit, name=one.release: unit.releases.get(name))

@@ -5,8 +5,10 @@ from core_world import START_S, World, image_of
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
-from ota_bridge.core.messages import GrantsChanged, GrantState, Offer
+from ota_bridge.core.messages import CheckInRequest, GrantState, Offer
+from ota_bridge.core.operations import perform
 from ota_bridge.core.rollout.model import PLACES_END, TIER, RolloutState
+from ota_bridge.core.steering import AT_ONCE_MAX
 
 CANARY = {"stages": [{"name": "canary", "devices": 2}, {"name": "half", "percent": 50}, {"name": "rest"}]}
 
@@ -97,36 +99,35 @@ def test_a_stage_that_fails_holds_the_rollout_and_says_why():
     assert ("paused", 3) == (world.do("why", device=rollout)["code"], len(begun(devices)))
 
 
-def test_a_gate_holds_a_large_stage_in_slices_and_another_process_goes_on_with_them():
+def test_a_gate_holds_a_large_stage_at_once_and_another_process_lets_it_go_on_in_slices():
     world, devices = fleet(40)
     rollout = start(world, {"stages": [{"failure": {"count": 1}}]})
     fail(devices[0], code="REFUSED_SIG")
-    left = [1]
+    world.commit(lambda unit: world.bridge.plan(unit, world.now, lambda: False).outputs)
+    assert RolloutState.PAUSED is of(world, rollout).state
+    assert {GrantState.PAUSED} == {state for device in devices[1:] for state in world.granted(device.id).values()}
+    assert not world.sent(Offer, devices[39].restarts())
+    world.passes(10 * 86_400)
+    assert {State.OFFERED} == {device.state for device in devices[1:]}, "what is held runs out of no time"
+    resume = {"rollout": rollout}
+    world.commit(lambda unit: perform(unit, world.bridge, "rollout.resume", resume, caller=world.caller, now=world.now))
+    assert of(world, rollout).standing.is_resuming
+    world.tick()
+    assert {State.OFFERED} == {device.state for device in devices[1:]}, "nor before it was told to go on"
+    heir = World()
+    heir.store, heir.facts, heir.source = world.store, world.facts, world.source
+    left = [7]
 
     def go_on():
         left[0] -= 1
         return left[0] > 0
 
-    for slice_devices in (1, 7):
-        left[0] = slice_devices
-        world.commit(lambda unit: world.bridge.plan(unit, world.now, go_on).outputs)
-    held = of(world, rollout)
-    assert (RolloutState.PAUSED, True) == (held.state, held.is_planning)
-    assert not world.sent(Offer, devices[39].restarts()), "no notice goes out, whoever was followed up"
-    heir = World()
-    heir.store, heir.facts, heir.source = world.store, world.facts, world.source
-    told = heir.plan()
-    paused = {
-        change.device for change in world.outputs + told if isinstance(change, GrantsChanged) and is_paused(change)
-    }
-    assert {device.id for device in devices[1:]} <= paused
-    assert not of(world, rollout).is_planning
-    world.do("rollout.resume", rollout=rollout)
-    assert {State.OFFERED} == {device.state for device in devices[1:]}
-
-
-def is_paused(change):
-    return any(grant.state is GrantState.PAUSED for grant in change.grants)
+    heir.commit(lambda unit: heir.bridge.plan(unit, world.now, go_on).outputs)
+    assert of(world, rollout).standing.is_resuming
+    asked = heir.outputs + heir.plan()
+    assert {device.id for device in devices[1:]} <= {one.device for one in asked if isinstance(one, CheckInRequest)}
+    assert not of(world, rollout).standing.is_resuming
+    assert {GrantState.OPEN} == {state for device in devices[1:] for state in heir.granted(device.id).values()}
 
 
 def test_who_resumes_a_rollout_that_failed_has_seen_its_failures():
@@ -496,3 +497,20 @@ def test_what_a_rollout_does_by_itself_is_in_the_audit_log():
 
 def test_the_places_of_a_query_come_before_all_others():
     assert TIER == 1 << 40
+
+
+def test_a_cancel_of_many_stops_all_blocks_at_once_and_takes_the_rest_in_slices():
+    world, devices = fleet(AT_ONCE_MAX + 20)
+    rollout = start(world)
+    for device in devices:
+        device.asks()
+    cancel = {"rollout": rollout}
+    said = world.commit(
+        lambda unit: perform(unit, world.bridge, "rollout.cancel", cancel, caller=world.caller, now=world.now)
+    )
+    assert len(devices) == said[0]["canceled"]
+    assert AT_ONCE_MAX == sum(device.state is State.CANCELING for device in devices)
+    assert {GrantState.PAUSED} == {state for device in devices for state in world.granted(device.id).values()}
+    world.plan()
+    assert {State.CANCELING} == {device.state for device in devices}
+    assert ({}, None) == (world.server.held, of(world, rollout).sweep)

@@ -176,5 +176,4 @@ def test_a_pause_of_a_rollout_holds_every_one_of_its_grants(world):
     world.release()
     rollout = world.rollout()
     world.do("rollout.pause", rollout=rollout)
-    states = {grant.state for one in (first, second) for grant in world.server._clients[one.id].grants}
-    assert {GrantState.PAUSED} == states
+    assert [GrantState.PAUSED] * 2 == [state for one in (first, second) for state in world.granted(one.id).values()]
