@@ -28,7 +28,6 @@ from ota_bridge.core.known import is_known
 from ota_bridge.core.messages import (
     BlockActivity,
     BlockTrouble,
-    CancelUpdate,
     CheckIn,
     CheckInRequest,
     Encoding,
@@ -43,7 +42,7 @@ from ota_bridge.core.messages import (
     Said,
     Uplink,
 )
-from ota_bridge.core.notes import note_activity, note_rejected, note_trouble
+from ota_bridge.core.notes import end_forgotten, is_live_again, note_activity, note_rejected, note_trouble
 from ota_bridge.core.notices import no_links
 from ota_bridge.core.ports import (
     Calendar,
@@ -352,7 +351,7 @@ class Bridge:
         if deployment is not None:
             self._after(updates, device.id, deployment.id)
         elif report.state in _GOING_ON:
-            _end_forgotten(updates, device, report)
+            end_forgotten(updates, device, report)
 
     def _named(self, updates: Updates, report: Progress) -> Deployment | None:
         """The deployment that a report means, if it is the device's own."""
@@ -428,7 +427,7 @@ class Bridge:
                 _acknowledge(updates, device, key, _Answer() if is_check_in else self._answer_again(updates, report))
                 return False, False
             if key.boot != device.boot and unit.reports.knows_boot(device.id, key.boot):
-                moves = is_check_in and _is_live_again(unit, device, key)
+                moves = is_check_in and is_live_again(unit, device, key)
             if seen is not None:
                 trouble = replace(device.trouble, clashes=device.trouble.clashes + 1)
                 unit.devices.put(replace(device, trouble=trouble))
@@ -465,21 +464,6 @@ def _has_gone_past(updates: Updates, device: Device, deployment: Deployment, ins
     part = updates.release_of(deployment).parts[deployment.component]
     known = is_known(updates.unit, device.id.product, deployment.component, installed)
     return policy.has_gone_past(device, installed, part, is_known=known)
-
-
-def _end_forgotten(updates: Updates, device: Device, report: Progress) -> None:
-    """A device is busy with a deployment that the database, an older one put back, does not have: let it end that."""
-    if report.deployment is not None and updates.unit.deployments.get(report.deployment) is None:
-        updates.outputs.append(CancelUpdate(device=device.id, encoding=device.encoding, deployment=report.deployment))
-        updates.tell(device.id, "forgotten", id=report.deployment, said=report.state)
-
-
-def _is_live_again(unit: UnitOfWork, device: Device, key: ReportKey) -> bool:
-    """A boot that checks in twice in a row was superseded by a report that came late: else it were deaf for ever."""
-    last = next(iter(unit.reports.recent(device.id, limit=1)), None)
-    if last is None or last.key is None or last.kind != "report_version":
-        return False
-    return last.key.boot == key.boot and last.key.seq < key.seq
 
 
 def _stop(deployment: DeploymentId | None) -> _Answer:

@@ -1,7 +1,9 @@
 """What is noted of a device beside its reports: what it was served, what it was refused, what could not be decoded."""
 
 from ota_bridge.core.deployment import DeploymentEvent, State
-from ota_bridge.core.messages import BlockActivity, BlockTrouble, Rejected
+from ota_bridge.core.fleet import Device
+from ota_bridge.core.messages import BlockActivity, BlockTrouble, CancelUpdate, Progress, Rejected, ReportKey
+from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.records import replace
 from ota_bridge.core.updates import Updates
 
@@ -62,3 +64,18 @@ def note_rejected(updates: Updates, rejected: Rejected) -> None:
     )
     updates.unit.devices.put(replace(device, trouble=trouble))
     updates.tell(device.id, "rejected", reason=rejected.reason[:200])
+
+
+def end_forgotten(updates: Updates, device: Device, report: Progress) -> None:
+    """A device is busy with a deployment that the database, an older one put back, does not have: let it end that."""
+    if report.deployment is not None and updates.unit.deployments.get(report.deployment) is None:
+        updates.outputs.append(CancelUpdate(device=device.id, encoding=device.encoding, deployment=report.deployment))
+        updates.tell(device.id, "forgotten", id=report.deployment, said=report.state)
+
+
+def is_live_again(unit: UnitOfWork, device: Device, key: ReportKey) -> bool:
+    """A boot that checks in twice in a row was superseded by a report that came late: else it were deaf for ever."""
+    last = next(iter(unit.reports.recent(device.id, limit=1)), None)
+    if last is None or last.key is None or last.kind != "report_version":
+        return False
+    return last.key.boot == key.boot and last.key.seq < key.seq
