@@ -115,7 +115,7 @@ class TencentDialect:
                 parts = {name: InstalledPart(version=said.versions.get(name, "0")) for name in self._resources}
                 return Turn(uplinks=[_check_in(standing, parts, said.body)], memory=kept.write())
             case Advances():
-                return _advances(said, standing, kept)
+                return _advances(said, standing, kept, self._resend_s)
             case Operates():
                 return self._operates(said, standing, kept)
             case Moved():
@@ -222,7 +222,7 @@ class TencentDialect:
 # --- progress --------------------------------------------------------------------------------------------------------
 
 
-def _advances(said: Advances, standing: Standing, kept: Kept) -> Turn:
+def _advances(said: Advances, standing: Standing, kept: Kept, resend_s: float) -> Turn:
     update = standing.open_for(said.resource or FIRMWARE)
     if said.state is not ReportState.FAIL:
         kept = replace(kept, failed=None)
@@ -230,19 +230,19 @@ def _advances(said: Advances, standing: Standing, kept: Kept) -> Turn:
         return Turn(memory=kept.write())  # of something that has ended
     match said.state:
         case ReportState.DOWNLOADING:
-            return _downloading(said, update, standing, kept)
+            return _downloading(said, update, standing, kept, resend_s)
         case ReportState.FAIL:
             return _fails(said, update, standing, kept)
         case _:
             return _installs(said, update, standing, kept)
 
 
-def _downloading(said: Advances, update: Update, standing: Standing, kept: Kept) -> Turn:
+def _downloading(said: Advances, update: Update, standing: Standing, kept: Kept, resend_s: float) -> Turn:
     percent = said.percent if update.size_bytes <= TRUSTED_PERCENT_MAX_BYTES else None
     before = kept.notices.get(update.id)
     if before is not None and percent is not None and percent < before.percent:
         percent = None
-    memory = kept.alive(update.id, standing.wall, percent).write()
+    memory = kept.alive(update.id, standing.wall, percent, resend_s).write()
     if update.state not in _GOING_ON:
         return Turn(memory=memory)
     uplink = _progress(said, update, standing, percent=percent, result_code="0")

@@ -9,8 +9,8 @@ from ota_bridge.core.values import DeviceId
 
 LATER_MAX_S: Final = 3600.0
 """The longest wait between two notices that nothing followed."""
-LIFE_STEP_S: Final = 5.0
-"""A sign of life is written no more often."""
+LIFE_STEPS: Final = 3
+"""So many signs of life are written, at most, in the time after which another notice would be due."""
 BELIEVED_MAX: Final = 2
 """How many claims of one version are believed of a device that never says later what it runs."""
 REPEAT_S: Final = 3.0
@@ -89,10 +89,11 @@ class Kept:
         before = self.notices.get(deployment, Notice(wall=wall))
         return self._with(deployment, replace(before, wall=wall, in_vain=before.in_vain + 1))
 
-    def alive(self, deployment: str, wall: float, percent: int | None) -> Self:
+    def alive(self, deployment: str, wall: float, percent: int | None, resend_s: float) -> Self:
         """The device is busy with it."""
         before = self.notices.get(deployment)
-        moved = before is None or not before.has_begun or wall - before.wall >= LIFE_STEP_S or wall < before.wall
+        age_s = 0.0 if before is None else wall - before.wall
+        moved = before is None or not before.has_begun or not 0 <= age_s < resend_s / LIFE_STEPS
         highest = max(-1 if before is None else before.percent, -1 if percent is None else percent)
         if before is not None and not moved and highest == before.percent:
             return self

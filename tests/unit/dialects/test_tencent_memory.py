@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ota_bridge.core.conversation import MEMORY_MAX_BYTES
 from ota_bridge.core.values import DeviceId
-from ota_bridge.dialects.tencent_memory import CHILDREN_MAX, LIFE_STEP_S, Kept, Notice
+from ota_bridge.dialects.tencent_memory import CHILDREN_MAX, Kept, Notice
 
 ECHOES = {"echo": "-5", "echoed": frozenset({"-2", "-3"})}
 
@@ -60,7 +60,7 @@ def test_a_clock_that_is_set_back_makes_no_wait_longer():
 
 
 def test_a_sign_of_life_ends_the_series():
-    kept = Kept().noticed("d", 0.0).noticed("d", 15.0).alive("d", 20.0, 0)
+    kept = Kept().noticed("d", 0.0).noticed("d", 15.0).alive("d", 20.0, 0, 15)
     assert (35.0, 0, True) == (
         kept.notices["d"].again_wall(15, 20.0),
         kept.notices["d"].in_vain,
@@ -69,14 +69,15 @@ def test_a_sign_of_life_ends_the_series():
 
 
 def test_signs_of_life_are_written_every_few_seconds_only():
-    kept = Kept().alive("d", 100.0, None)
-    assert kept is kept.alive("d", 100.0 + LIFE_STEP_S - 0.1, None)
-    assert 100.0 + LIFE_STEP_S == kept.alive("d", 100.0 + LIFE_STEP_S, None).notices["d"].wall
-    assert 50.0 == kept.alive("d", 50.0, None).notices["d"].wall, "the clock was set back"
+    kept = Kept().alive("d", 100.0, None, 15)
+    assert kept is kept.alive("d", 104.9, None, 15)
+    assert 105.0 == kept.alive("d", 105.0, None, 15).notices["d"].wall
+    assert 101.0 == kept.alive("d", 101.0, None, 3).notices["d"].wall
+    assert 50.0 == kept.alive("d", 50.0, None, 15).notices["d"].wall, "the clock was set back"
 
 
 def test_the_highest_percent_is_kept():
-    kept = Kept().alive("d", 0.0, 40).alive("d", 1.0, 7).alive("d", 2.0, None)
+    kept = Kept().alive("d", 0.0, 40, 15).alive("d", 1.0, 7, 15).alive("d", 2.0, None, 15)
     assert 40 == kept.notices["d"].percent
 
 
