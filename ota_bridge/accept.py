@@ -6,11 +6,14 @@ asyncio's servers do not fit: uvloop's tries again at once and for ever, a whole
    One line is logged, and no other within `SAY_EVERY_S`.
 2. A connection is `serve`'s from its beginning to its end; an exception that leaves it is logged and ends it.
 3. After `close` nothing is accepted. Connections that stand go on.
+4. With TLS a connection begins with a handshake within HANDSHAKE_S; while `begin_max` of them are at it, whoever comes
+   is turned away.
 """
 
 import asyncio
 import logging
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
@@ -18,6 +21,7 @@ Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, An
 
 PAUSE_S: Final = 1.0
 SAY_EVERY_S: Final = 60.0
+HANDSHAKE_S: Final = 10.0
 _AT_ONCE: Final = 100
 """Connections accepted before everything else has its turn again."""
 
@@ -27,11 +31,22 @@ _log = logging.getLogger(__name__)
 class Acceptor:
     """One listening socket, which is this object's from now on. Used on one loop's thread."""
 
-    def __init__(self, listener: socket.socket, serve: Serve, *, name: str, limit: int = 1 << 16) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        serve: Serve,
+        *,
+        name: str,
+        limit: int = 1 << 16,
+        tls: ssl.SSLContext | None = None,
+        begin_max: int = 1 << 16,
+    ) -> None:
         self._listener = listener
         self._serve = serve
         self._name = name
         self._limit = limit
+        self._tls = tls
+        self._begin_max = begin_max
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._pause: asyncio.TimerHandle | None = None
@@ -69,6 +84,9 @@ class Acceptor:
                 self._pause = self._loop.call_later(PAUSE_S, self._listen)
                 self._say(error)
                 return
+            if len(self._tasks) >= self._begin_max:
+                connection.close()
+                continue
             connection.setblocking(False)
             task = self._loop.create_task(self._connected(connection), name=f"{self._name}: connection")
             self._tasks.add(task)
@@ -86,7 +104,9 @@ class Acceptor:
             return asyncio.StreamReaderProtocol(reader, self._serve, loop=self._loop)
 
         try:
-            await self._loop.connect_accepted_socket(protocol, connection)
+            await self._loop.connect_accepted_socket(
+                protocol, connection, ssl=self._tls, ssl_handshake_timeout=HANDSHAKE_S if self._tls else None
+            )
         except OSError as error:
             connection.close()
             _log.debug("%s: a connection ended as it began: %s", self._name, error)

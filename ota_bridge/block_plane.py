@@ -6,6 +6,8 @@ a second. So it can run here, or in a process of its own (`block_process`), and 
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ota_bridge.block_gateway import BlockGateway
-from ota_bridge.config import BlockSettings, LogSettings
+from ota_bridge.config import BlockSettings, FileSettings, LogSettings
 from ota_bridge.core.blocks import BlockServer, Cold
 from ota_bridge.core.messages import BlockActivity, BlockTrouble, GrantsChanged, GrantState
 from ota_bridge.core.served import ServedCounters
@@ -22,6 +24,8 @@ from ota_bridge.core.shares import Usage
 from ota_bridge.core.values import Limits, RolloutId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.dialects.registry import Settings, load
+from ota_bridge.file_service import FileService
+from ota_bridge.files.connection import FileCounters
 from ota_bridge.mqtt.blocks import BlockLink, LinkCounters, Pieces
 from ota_bridge.request_lines import Read
 from ota_bridge.store.blobs import BlobStore
@@ -56,6 +60,10 @@ class PlaneSettings:
     """The vendors' protocols that are set up."""
     rest_s: float = 0.0
     """How long the link may hold up its loop to read many requests at once: only where nothing else runs in it."""
+    files: FileSettings = field(default_factory=FileSettings)
+    link_secret: bytes = field(default=b"", repr=False)
+    files_descriptor: int | None = None
+    """The socket on which files are served, opened by the daemon: it stays open while this process is started anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +74,8 @@ class PlaneCounters:
     link: LinkCounters
     usage: Usage = field(default_factory=Usage)
     """How the fleet-wide caps are used now."""
+    files: FileCounters | None = None
+    """None: no files are served."""
 
 
 class Listener(Protocol):
@@ -117,6 +127,7 @@ class LocalPlane:
         *,
         listener: Listener | None = None,
         link: LinkCounters | None = None,
+        files: FileCounters | None = None,
         jobs: Sequence[Callable[[], Coroutine[Any, Any, None]]] = (),
         wall: Callable[[], float] = time.time,
         mono: Callable[[], float] = time.monotonic,
@@ -124,6 +135,7 @@ class LocalPlane:
         self.server = server
         self.listener = listener
         self._link = link or LinkCounters()
+        self._files = files
         self._jobs = jobs
         self._wall = wall
         self._mono = mono
@@ -132,7 +144,8 @@ class LocalPlane:
     @property
     def counters(self) -> PlaneCounters:
         """Everything so far."""
-        return PlaneCounters(served=self.server.counters, link=self._link, usage=self.server.usage(self._mono()))
+        usage = self.server.usage(self._mono())
+        return PlaneCounters(served=self.server.counters, link=self._link, usage=usage, files=self._files)
 
     def apply(self, *changes: GrantsChanged) -> None:
         """Replace what devices may fetch."""
@@ -199,7 +212,8 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
         device_burst_blocks=limits.device_burst_blocks,
         lease_s=limits.slot_lease_s,
     )
-    read = _reader()
+    pool = ThreadPoolExecutor(READERS, thread_name_prefix="artifact")
+    read = _reader(pool)
     gateway = BlockGateway(server, dialect, read=read)
     spoken = [blocks for vendor in load(settings.dialects) if (blocks := vendor.blocks) is not None]
     vendors = VendorBlockGateway(server, spoken, read=read)
@@ -220,24 +234,34 @@ def build_plane(settings: PlaneSettings, blobs: BlobStore) -> LocalPlane:
     )
     gateway.send = vendors.send = link.send
 
+    files = None
+    if settings.files_descriptor is not None:
+        listener = socket.socket(fileno=os.dup(settings.files_descriptor))
+        files = FileService(settings.files, settings.data_dir, settings.link_secret, server, listener, pool)
+
     async def look() -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             await asyncio.to_thread(blobs.look)
+            if files is not None:
+                await asyncio.to_thread(files.look)
 
     async def take_turns() -> None:
         while True:
             await asyncio.sleep(TURN_S)
             vendors.take_turns(time.monotonic())
 
-    jobs = (link.run, look, take_turns) if vendors.is_patient else (link.run, look)
-    plane = LocalPlane(server, link=link.counters, jobs=jobs)
+    jobs = [link.run, look]
+    if vendors.is_patient:
+        jobs.append(take_turns)
+    if files is not None:
+        jobs.append(files.run)
+    plane = LocalPlane(server, link=link.counters, files=None if files is None else files.counters, jobs=jobs)
     return plane
 
 
-def _reader() -> Read:
+def _reader(pool: ThreadPoolExecutor) -> Read:
     """Reads artifacts from disk, the oldest request first."""
-    pool = ThreadPoolExecutor(READERS, thread_name_prefix="artifact")
     loop = asyncio.get_running_loop()
 
     def read(cold: Cold, done: Callable[[], None]) -> None:

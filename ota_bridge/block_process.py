@@ -139,9 +139,10 @@ class ProcessPlane:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
+                files = [] if self._settings.files_descriptor is None else [self._settings.files_descriptor]
                 command = [sys.executable, "-m", "ota_bridge.block_worker", str(theirs.fileno())]
                 self._process = await asyncio.to_thread(
-                    subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
+                    subprocess.Popen, command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno(), *files]
                 )
         except OSError:
             ours.close()

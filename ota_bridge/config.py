@@ -168,7 +168,7 @@ class FileSettings:
     )
     head_s: float = option(10.0, "seconds within which a request has to be complete", low=0.1, high=600)
     idle_s: float = option(30.0, "seconds that a connection stays open between two requests", low=0.1, high=3600)
-    stall_s: float = option(60.0, "seconds within which a device has to take the next 12 KiB", low=1, high=3600)
+    stall_s: float = option(60.0, "seconds in which a device takes nothing, before it is hung up on", low=1, high=3600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,9 @@ import contextlib
 import gc
 import logging
 import signal
+import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -30,14 +31,15 @@ from ota_bridge.core.errors import BrokerError, ConfigError, InvalidInput, NotFo
 from ota_bridge.core.fleet import Enrol, ReportLimit
 from ota_bridge.core.notices import no_links
 from ota_bridge.core.people import Caller
-from ota_bridge.core.ports import Links
 from ota_bridge.core.rollout.policy import Retries
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.values import NATIVE, DeviceId
 from ota_bridge.dialect import VendorDialect
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.dialects.registry import load, public
+from ota_bridge.file_service import belongings
 from ota_bridge.files.links import SignedLinks
+from ota_bridge.files.server import listening
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import ControlLink
@@ -134,6 +136,8 @@ class _Parts:
             "control": self.control.counters,
             "blocks": self.plane.counters.link,
         }
+        if self.plane.counters.files is not None:
+            counters["files"] = self.plane.counters.files
         served = self.plane.counters.served
         return {
             **self.gateway.planes(),
@@ -189,9 +193,10 @@ async def serve(config: Config, *, on_ready: Callable[[BrokerAddress], None] = l
         blobs = BlobStore(config.data_dir, cache_bytes=config.blocks.cache_bytes)
         store = await asyncio.to_thread(open_store, str(config.data_dir / DATABASE), lambda told: _on_loop(loop, told))
         try:
-            async with _broker(config, vendors) as (control_address, blocks_address):
-                parts = await _build(config, store, blobs, control_address, blocks_address, vendors)
-                await _run(parts, stop, lambda: on_ready(control_address))
+            with _files_socket(config) as files:
+                async with _broker(config, vendors) as (control_address, blocks_address):
+                    parts = await _build(config, store, blobs, control_address, blocks_address, vendors, files)
+                    await _run(parts, stop, lambda: on_ready(control_address))
         finally:
             await asyncio.to_thread(store.close)
             await asyncio.sleep(0)  # what the store told while closing
@@ -237,6 +242,19 @@ async def _broker(
         await embedded.stop()
 
 
+@contextlib.contextmanager
+def _files_socket(config: Config) -> Iterator[socket.socket | None]:
+    """Where files are served, if they are: opened here, so that it outlives the process of the block plane."""
+    if not config.files.host:
+        yield None
+        return
+    _, used = belongings(config.files, config.data_dir)  # what is wrong with them is said before anything runs
+    if used is not None:
+        used.close()
+    with listening(config.files.host, config.files.port) as listener:
+        yield listener
+
+
 async def _build(
     config: Config,
     store: Store,
@@ -244,6 +262,7 @@ async def _build(
     control_address: BrokerAddress,
     blocks_address: BrokerAddress,
     vendors: Sequence[VendorDialect],
+    files: socket.socket | None,
 ) -> _Parts:
     authority = Authority(
         config.security.trust,
@@ -257,17 +276,18 @@ async def _build(
     else:
         _log.warning("no trust document at %s: no release can be added (keys new makes one)", config.security.trust)
     dialect = NativeDialect(config.topics.root, public(vendors))
+    secret = standing_secret(config.link_secret_path) if files is not None else b""
     bridge = Bridge(
         rules_of(config),
         verify=authority.verify,
         ticket=authority.ticket,
         keysets=authority.standing,
-        links=_links(config),
+        links=SignedLinks(config.files.url, secret, config.files.valid_s) if files is not None else no_links,
         queries=CelQueries(),
         calendar=CronCalendar(),
         dialects={vendor.name: vendor for vendor in vendors},
     )
-    plane = _plane(config, blobs, blocks_address)
+    plane = _plane(config, blobs, blocks_address, files, secret)
     limit = ReportLimit(per_s=config.reports.device_per_s, burst=config.reports.device_burst)
     switch = Switch(dialect, vendors)
     gateway = Gateway(bridge=bridge, store=store, switch=switch, blocks=plane, limit=limit)
@@ -295,14 +315,9 @@ async def _build(
     )
 
 
-def _links(config: Config) -> Links:
-    """Where devices that download by URL find their images."""
-    if not config.files.host:
-        return no_links
-    return SignedLinks(config.files.url, standing_secret(config.link_secret_path), config.files.valid_s)
-
-
-def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPlane | ProcessPlane:
+def _plane(
+    config: Config, blobs: BlobStore, address: BrokerAddress, files: socket.socket | None, secret: bytes
+) -> LocalPlane | ProcessPlane:
     """The block plane, here or in a process of its own."""
     settings = PlaneSettings(
         address=address,
@@ -313,6 +328,9 @@ def _plane(config: Config, blobs: BlobStore, address: BrokerAddress) -> LocalPla
         blocks=config.blocks,
         log=config.log,
         dialects=config.dialects,
+        files=config.files,
+        link_secret=secret,
+        files_descriptor=None if files is None else files.fileno(),
     )
     where = config.blocks.process
     if where is PlaneProcess.OWN or (where is PlaneProcess.AUTO and config.broker.url):

@@ -17,7 +17,7 @@ _HIDDEN_USER: Final = re.compile(r"^([A-Za-z0-9+.-]*://)?.*@", re.DOTALL)
 """User and password of a URL, also of one that is not quite one: errors never quote them."""
 _PLAIN_URL: Final = re.compile(r"[A-Za-z0-9._~:/\[\]%-]+")
 BASE_URL_MAX: Final = 150
-"""With the path and the token of a link it has at most 200 characters: devices keep URLs in small buffers."""
+"""With the path and the code of a link it has at most 200 characters: devices keep URLs in small buffers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

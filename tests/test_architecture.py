@@ -55,6 +55,7 @@ TESTED_BY = {
     "daemon.py": ("integration/test_update_end_to_end.py", "the composition root: only whole runs show it"),
     "decode/bounds.py": ("unit/decode/test_decode_readers.py", "limits that the readers apply"),
     "dialect.py": ("unit/dialects/test_dialect_native.py", "a Protocol; each dialect's tests"),
+    "file_service.py": ("integration/test_files.py", "the file server in its place"),
     "mqtt/control_connection.py": ("unit/mqtt/test_mqtt_control.py", "one connection of the control link"),
     "mqtt/embedded.py": ("integration/test_embedded_broker.py", "a broker is tested with real clients"),
     "mqtt/embedded_amqtt.py": ("integration/test_embedded_broker.py", "a broker is tested with real clients"),

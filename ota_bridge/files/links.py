@@ -1,6 +1,6 @@
 """Links: short URLs, each for the image of one deployment, that need no table because they prove themselves.
 
-    BASE/f/TOKEN      TOKEN: 46 characters, base64url without padding, of 34 bytes:
+    BASE/f/CODE      CODE: 46 characters, base64url without padding, of 34 bytes:
 
      6  the deployment's id
      8  the first bytes of the image's SHA-256
@@ -25,7 +25,7 @@ from ota_bridge.core.values import DeploymentId
 
 PATH: Final = "/f/"
 PREFIX_BYTES: Final = 8
-_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{46}")
+_CODE: Final = re.compile(r"[A-Za-z0-9_-]{46}")
 _ID_BYTES: Final = 6
 _TIME_BYTES: Final = 4
 _MAC_BYTES: Final = 16
@@ -35,7 +35,7 @@ _LABEL: Final = b"ota-bridge link 1\0"
 
 
 class LinkFault(StrEnum):
-    """Why a token is not a link that can be used."""
+    """Why a code is not a link that can be used."""
 
     MALFORMED = "malformed"
     FORGED = "forged"
@@ -65,20 +65,20 @@ class SignedLinks:
     def __call__(self, deployment: DeploymentId, manifest: ManifestFacts, wall: float) -> str:
         """The link that this deployment's device gets at `wall`."""
         until_s = min(int(wall) + self._valid_s, _U32)
-        return self._start + make_token(self._secret, deployment, manifest.sha256, until_s)
+        return self._start + make_code(self._secret, deployment, manifest.sha256, until_s)
 
 
-def make_token(secret: bytes, deployment: DeploymentId, sha256: bytes, until_s: int) -> str:
+def make_code(secret: bytes, deployment: DeploymentId, sha256: bytes, until_s: int) -> str:
     """The last part of a link that holds until `until_s`."""
     facts = bytes.fromhex(deployment) + sha256[:PREFIX_BYTES] + until_s.to_bytes(_TIME_BYTES, "big")
     return base64.urlsafe_b64encode(facts + _mac(secret, facts)).rstrip(b"=").decode()
 
 
-def read_token(secret: bytes, token: str, wall: float) -> Link | LinkFault:
-    """What a token says, if it is whole, the bridge's own, and holds at `wall`."""
-    if not _TOKEN.fullmatch(token):
+def read_code(secret: bytes, code: str, wall: float) -> Link | LinkFault:
+    """What a code says, if it is whole, the bridge's own, and holds at `wall`."""
+    if not _CODE.fullmatch(code):
         return LinkFault.MALFORMED
-    raw = base64.urlsafe_b64decode(token + "==")
+    raw = base64.urlsafe_b64decode(code + "==")
     facts, mac = raw[:_FACTS_BYTES], raw[_FACTS_BYTES:]
     if not hmac.compare_digest(mac, _mac(secret, facts)):
         return LinkFault.FORGED
