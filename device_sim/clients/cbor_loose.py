@@ -52,7 +52,7 @@ class _Reader:
                     raise Malformed("CBOR number of indefinite length")
                 return count if major == 0 else -1 - count
             case 2 | 3:
-                return self._string(major, count)
+                return self._string(major, count, depth)
             case 4:
                 return self._array(count, depth)
             case 5:
@@ -84,10 +84,10 @@ class _Reader:
         self.at += 1
         return True
 
-    def _string(self, major: int, count: int | None) -> Any:
+    def _string(self, major: int, count: int | None, depth: int) -> Any:
         if count is None:
             while not self._ends():
-                self.item(DEPTH_MAX)
+                self.item(depth + 1)
             return UNREADABLE
         piece = self._take(count)
         return piece if major == 2 else piece.decode("utf-8", "replace")  # noqa: PLR2004  RFC 8949 §3.1

@@ -122,6 +122,8 @@ class ExtClient:
         if fields.get("msgver") != 1 or not isinstance(entries, list) or not entries:
             return self._fail("a list of another version, or an empty one")
         for entry in entries:
+            if not isinstance(entry, dict):
+                return self._fail("a field is missing")
             name, revision, fingerprint = (entry.get(key) for key in ("N", "R", "F"))
             if name != NAME:
                 return self._fail(f"unexpected file {name!r}")

@@ -78,7 +78,8 @@ def read(payload: bytes) -> Available | Chunk | None:
     match fields and fields.get("msgtype"):
         case 1 if fields:
             entries = fields.get("list")
-            return Available(files=tuple(_listed(one) for one in entries if isinstance(one, dict)) if entries else ())
+            listed = entries if isinstance(entries, list) else []
+            return Available(files=tuple(_listed(one) for one in listed if isinstance(one, dict)))
         case 3 if fields:
             return _chunk(fields)
         case _:

@@ -10,6 +10,7 @@ from tests.fuzz import (
     tencent_targets,
     thingsboard_targets,
     world_targets,
+    xively_targets,
 )
 from tests.fuzz.target import Target
 
@@ -24,6 +25,7 @@ TARGETS: dict[str, Target] = {
         alibaba_targets,
         tencent_targets,
         thingsboard_targets,
+        xively_targets,
     )
     for target in module.TARGETS
 }

@@ -157,6 +157,11 @@ def test_maps_of_indefinite_length_are_read_and_strings_in_chunks_are_not():
     assert messages.Chunk(name="a", offset=0, data=b"") == messages.read(head + b"\x61C\x5f\x42xy\xff\xff")
 
 
+@pytest.mark.parametrize("data", [b"\x81" * 70, b"\x5f" * 5000, b"\xc1" * 5000, b"\xbf\x61a" * 2000])
+def test_what_is_too_deep_passes_unnoticed(data):
+    assert messages.read(data) is None
+
+
 # --- the library, as it should go ----------------------------------------------------------------------------------
 
 
