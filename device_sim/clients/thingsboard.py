@@ -11,7 +11,9 @@ from device_sim.clients.thingsboard_cpp import CppClient
 from device_sim.clients.thingsboard_python import PythonClient
 from device_sim.errors import OptionError
 
-VARIANTS: Final = frozenset({"asks-again", "cpp", "push", "python", "untitled"})
+_PYTHON: Final = frozenset({"asks-again", "python", "untitled"})
+_CPP: Final = frozenset({"cpp", "push"})
+VARIANTS: Final = _PYTHON | _CPP
 
 
 def thingsboard_client(options: ClientOptions) -> VendorClient:
@@ -19,4 +21,8 @@ def thingsboard_client(options: ClientOptions) -> VendorClient:
     unknown = options.variants - VARIANTS
     if unknown:
         raise OptionError(f"thingsboard has no variant {min(unknown)!r}; it has {', '.join(sorted(VARIANTS))}")
-    return CppClient(options) if "cpp" in options.variants else PythonClient(options)
+    is_cpp = "cpp" in options.variants
+    wrong = options.variants - (_CPP if is_cpp else _PYTHON)
+    if wrong:
+        raise OptionError(f"the {'C++' if is_cpp else 'Python'} client of thingsboard has no variant {min(wrong)!r}")
+    return CppClient(options) if is_cpp else PythonClient(options)

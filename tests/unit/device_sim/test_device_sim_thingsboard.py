@@ -471,3 +471,7 @@ def test_an_algorithm_that_is_missing_ends_the_python_client():
 def test_variants_that_there_are_not_are_refused():
     with pytest.raises(OptionError, match="no variant 'rust'"):
         client("rust")
+    with pytest.raises(OptionError, match="the Python client of thingsboard has no variant 'push'"):
+        client("push")
+    with pytest.raises(OptionError, match=r"the C\+\+ client of thingsboard has no variant 'untitled'"):
+        client("cpp", "untitled")
