@@ -5,15 +5,16 @@ import base64
 import contextlib
 import hashlib
 import random
+import urllib.request
 
 import cbor2
 import pytest
-from brokers import mosquitto_on
+from brokers import HOST, free_port, mosquitto_on
 from harness import VENDOR, site, tap, until
 
 from device_sim.clients.model import ClientOptions, Incoming
 from device_sim.clients.runner import ClientFleet, RunOptions
-from device_sim.clients.xively import xively_client
+from device_sim.clients.xively import XivelyClient, xively_client
 from device_sim.options import BrokerUrl
 from ota_bridge.security.keys import load_key
 from ota_bridge.security.signing import sign_file
@@ -200,6 +201,28 @@ async def test_a_bridge_that_is_killed_in_the_middle_goes_on_where_its_devices_w
             here.start()
             expected = lambda name: {"firmware": ["CONFIRMED"]} if name == "d2" else with_config(name)  # noqa: E731
             await until(lambda: all_confirmed(here, made, expected), within_s=90)
+        assert {sha256} == {client.outcome.sha256 for client in made.values()}
+
+
+async def test_a_device_that_takes_links_fetches_by_http_and_another_by_chunks(tmp_path):
+    port = free_port()
+    settings = {"files.host": HOST, "files.port": port, "files.url": f"http://{HOST}:{port}"}
+    with world(tmp_path, **settings) as here:
+        fetched = []
+
+        def fetch(url, name):
+            with urllib.request.urlopen(url, timeout=20) as answer:
+                fetched.append((name, answer.read()))
+            return fetched[-1][1]
+
+        options = ClientOptions(product="demo", name="d1", variants=frozenset({"esp32"}))
+        made = clients({"d2": {"esp32"}}) | {"d1": XivelyClient(options, fetch_url=fetch)}
+        async with tap(here.url, "xi/#") as seen, running(here, made):
+            release, sha256 = publish(here, with_config=False)
+            here.call("rollout.start", release=release)
+            await until(lambda: all_confirmed(here, made, lambda _name: {"firmware": ["CONFIRMED"]}), within_s=60)
+        assert [("firmware.bin", sha256)] == [(name, hashlib.sha256(data).hexdigest()) for name, data in fetched]
+        assert [] == downlinks(seen, 3, "d1")
         assert {sha256} == {client.outcome.sha256 for client in made.values()}
 
 
