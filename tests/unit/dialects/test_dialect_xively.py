@@ -313,12 +313,14 @@ def test_firmware_that_does_not_come_up_is_tried_again_once_and_then_no_more():
 
 
 def test_nothing_is_said_to_a_device_that_applies_a_package_until_it_has_connected_again():
-    scene = started("posix")
-    scene.release("3.0", seq=3)
-    scene.rollout("3.0").passes(7 * 24 * 3600)
+    scene = Scene("posix", files=["config"]).connects()
+    scene.release()
+    scene.rollout()
+    scene.world.release("2.1", component="config", image=image_of("2.1", "config", 2500))
+    scene.rollout("2.1").passes(7 * 24 * 3600)
     assert [FIRMWARE_LIST] == scene.lists()
     scene.connects()
-    assert [FIRMWARE_LIST, ("LIST", "firmware.bin=3.0")] == scene.lists()
+    assert [FIRMWARE_LIST, ("LIST", "config=2.1")] == scene.lists()
 
 
 def test_no_list_goes_out_without_the_firmware_once_that_was_begun():
@@ -548,6 +550,11 @@ def test_a_device_whose_first_words_were_never_heard_is_told_nothing():
 @pytest.mark.parametrize("state", [State.INSTALLING, State.TRIAL, State.CANCELING])
 def test_only_what_may_be_fetched_is_listed(state):
     assert [] == list(told(update(state=state)).messages)
+
+
+@pytest.mark.parametrize(("session", "lists"), [({"is_sealed": True}, 0), ({"is_sealed": False}, 1)])
+def test_nothing_is_listed_while_a_package_is_applied(session, lists):
+    assert lists == len(told(update(), **session).messages)
 
 
 def test_the_list_goes_to_the_devices_own_topic_at_qos_0_and_not_retained():
