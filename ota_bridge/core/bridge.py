@@ -120,7 +120,9 @@ class Bridge:
             links=self._links,
             paths=self._paths,
             terms=terms,
-            speaking=Speaking(unit=unit, now=now, rules=self.rules, links=self._links, dialects=self.dialects),
+            speaking=Speaking(
+                unit=unit, now=now, rules=self.rules, links=self._links, dialects=self.dialects, terms=terms
+            ),
         )
 
     def finish(self, updates: Updates) -> list[Output]:

@@ -53,7 +53,7 @@ class Update:
     high_water_bytes: int
     """How far the blocks that were served go; 0 where it downloads by URL."""
     is_paused: bool = False
-    """Its rollout is paused: say nothing that would let it begin."""
+    """Its rollout is paused, or its window is closed and it has not begun: say nothing that would let it begin."""
 
     @property
     def is_open(self) -> bool:

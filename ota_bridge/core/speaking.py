@@ -11,7 +11,7 @@ from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import Links, UnitOfWork
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rules import Rules
-from ota_bridge.core.terms import is_paused
+from ota_bridge.core.terms import Terms, is_paused
 from ota_bridge.core.values import DeviceId, Now
 
 ENDED_MAX: Final = 8
@@ -31,6 +31,7 @@ class Speaking:
     rules: Rules
     links: Links
     dialects: Dialects
+    terms: Terms
     occasions: Occasions = field(default_factory=Occasions)
 
     def of(self, device: Device | None) -> Conversation | None:
@@ -57,13 +58,13 @@ class Speaking:
             wall=self.now.wall,
             is_known=True,
             parts=_versions(device),
-            updates=[self._update(one) for one in sorted(shown, key=lambda one: (one.created_wall, one.id))],
-            ended=[self._update(one) for one in ended],
+            updates=[self._update(device, one) for one in sorted(shown, key=lambda one: (one.created_wall, one.id))],
+            ended=[self._update(device, one) for one in ended],
             refused_wall=device.trouble.refusal_wall,
             memory=data,
         )
 
-    def _update(self, one: Deployment) -> Update:
+    def _update(self, device: Device, one: Deployment) -> Update:
         release = self.unit.releases.get(one.release)
         assert release is not None, "a deployment's release is never deleted"
         part = release.parts[one.component]
@@ -87,7 +88,10 @@ class Speaking:
             changed_wall=one.changed_wall,
             last_block_wall=one.last_block_wall,
             high_water_bytes=one.high_water_bytes,
-            is_paused=is_paused(rollout, one) or release.state.value == "withdrawn",
+            is_paused=is_paused(rollout, one)
+            or release.state.value == "withdrawn"
+            # Its notice went out in time; another one waits for its window as the first one did.
+            or self.terms.hold(device, one, rollout, has_slot=True) is not None,
         )
 
     def hindrance(self, device: Device, one: Deployment) -> str:
@@ -96,7 +100,7 @@ class Speaking:
         if dialect is None or not isinstance(dialect, Choosy):
             return ""
         try:
-            return dialect.hindrance(self._update(one))
+            return dialect.hindrance(self._update(device, one))
         except Exception as error:  # noqa: BLE001 - a third party's code: what it cannot judge must not stop the others
             return f"{dialect.name} failed on it: {type(error).__name__}: {error}"[:200]
 

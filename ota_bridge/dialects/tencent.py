@@ -35,6 +35,8 @@ MESSAGE_MAX_BYTES: Final = 8192
 TRUSTED_PERCENT_MAX_BYTES: Final = U32 // 100
 GIVEN_UP_AFTER_S: Final = 120.0
 """A device that is to stop and says nothing for this long has stopped."""
+PAUSED_S: Final = 300.0
+"""How often is looked whether what is paused may go on."""
 REQUEST_MAX_BYTES: Final = 1023
 REQUEST_FIXED_BYTES: Final = 145
 """Of the GET, beside host, path and range."""
@@ -175,7 +177,9 @@ class TencentDialect:
                 given_up, wake_wall = _stops(update, standing, kept)
                 uplinks += given_up
                 wakes += wake_wall
-            elif update.is_served and not update.is_paused and update.id != kept.done:
+            elif update.is_served and update.is_paused:
+                wakes.append(standing.wall + PAUSED_S)
+            elif update.is_served and update.id != kept.done:
                 if self._is_due(update, occasion, standing, kept):
                     sent.append(self._notice(update, standing.device))
                     kept = kept.noticed(update.id, standing.wall)

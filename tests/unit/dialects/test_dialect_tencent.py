@@ -141,6 +141,25 @@ def test_a_paused_rollout_sends_nothing_and_a_resumed_one_does():
     assert ["CONFIRMED"] == met.run().states()
 
 
+def test_no_notice_goes_out_again_while_its_window_is_closed():
+    met = Meeting()
+    met.release()
+    met.run(for_s=1)
+    met.loses = lambda message: b"update_firmware" in message.payload
+    hour = int(met.core.wall // 3600 % 24)
+    window = {"cron": f"0 {hour} * * *", "length_s": 3600}
+    met.core.do("rollout.start", release=f"{PRODUCT}/{NEW}", plan={"windows": [window]})
+    met.deliver(met.core.last)
+    left_s = 3600 - met.core.wall % 3600
+    met.run(for_s=left_s)
+    told = len(met.notices())
+    assert told > 1
+    met.loses = lambda message: False
+    met.run(for_s=80_000 - left_s)
+    assert (told, ["OFFERED"]) == (len(met.notices()), met.states())
+    assert ["CONFIRMED"] == met.run(for_s=7200).states()
+
+
 # --- a link or a process that ends -----------------------------------------------------------------------------------
 
 
