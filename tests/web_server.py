@@ -27,10 +27,6 @@ class WebServer:
     async def __aexit__(self, *_error):
         self._server.close()
 
-    def offsets(self):
-        """Where each request began."""
-        return [int(found[1]) if (found := RANGE.search(request)) else 0 for request in self.requests]
-
     async def _handle(self, reader, writer):
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             self.requests.append(await reader.readuntil(b"\r\n\r\n"))

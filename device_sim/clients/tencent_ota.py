@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import Final
 
-from device_sim.clients.model import Action, Fetched, HangUp, Publish, WentWrong
+from device_sim.clients.model import Action, Fetch, Fetched, HangUp, Publish, WentWrong
 from device_sim.clients.tencent_download import PAUSE_S, U32, Build, Download, Notice
 from device_sim.clients.tencent_files import Files
 from device_sim.clients.tencent_http import MISMATCH, AttemptFailed
@@ -60,6 +60,8 @@ class Handle:
         self.installs = 0
         self.sha256 = ""
         self.failures: list[str] = []
+        self.asked: list[bytes] = []
+        """Its GETs, for tests."""
         self.unheard: list[str] = []
         """What came when it was deaf, busy or could not be read: why, for tests."""
         self._notice: Notice | None = None
@@ -145,7 +147,9 @@ class Handle:
         assert self._notice is not None
         self.phase = Phase.FETCHING
         self._download = download = Download(self._notice, self._files, self._build, key=self._key(self._notice))
-        return self._guarded(download.begin)
+        actions = self._guarded(download.begin)
+        self.asked += [action.request for action in actions if isinstance(action, Fetch)]
+        return actions
 
     def _key(self, notice: Notice) -> str:
         return notice.version
