@@ -26,6 +26,7 @@ _FRAME_BYTES: Final = 512
 _BEFORE, _AFTER = "xi/ctrl/v1/", "/svc"
 _Place = tuple[str, str, int]
 """File, revision and offset of the request that can come next."""
+_Read = wire.FileInfo | wire.FileStatus | wire.GetChunk
 _NOWHERE: Final[_Place] = ("", "", 0)
 
 
@@ -54,14 +55,19 @@ class XivelyBlocks:
         self._products = products
         self._files = files
         self._next: dict[DeviceId, _Place] = {}
+        self._last: tuple[bytes, _Read | None] = (b"", None)
+        """What was read last: the server looks at each request more than once."""
 
     def filters(self) -> Sequence[str]:
         return (UP_FILTER,)
 
     def read(self, topic: bytes, payload: bytes) -> Asked | None:
         device = self._products.device(named(topic.decode("utf-8", "replace")))
+        last, asked = self._last
         try:
-            asked = wire.read(payload)
+            if asked is None or last is not payload:
+                asked = wire.read(payload)
+                self._last = (payload, asked)
         except Malformed as error:
             if wire.is_request(payload):
                 raise MalformedFrom(str(error), device=device) from error
