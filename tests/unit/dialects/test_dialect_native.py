@@ -121,8 +121,9 @@ def test_the_topic_says_who_speaks(topic):
 
 @pytest.mark.parametrize("key", ["device", "device_id", "product", "name", "client_id", "topic"])
 def test_what_a_payload_says_of_its_device_is_ignored(key):
-    body = json.dumps({"type": "report_version", "report": {"version": "1"}, key: "other"}).encode()
-    uplink = decoded(body, "$ota/report/prod/mine")
+    plain = {"type": "report_version", "report": {"version": "1"}, "proto": 1, "hw": "r1", "boot": 1, "seq": 1}
+    uplink = decoded(json.dumps({**plain, key: "other"}).encode(), "$ota/report/prod/mine")
+    assert isinstance(uplink, CheckIn)
     assert DeviceId("prod", "mine") == uplink.device
 
 

@@ -8,6 +8,7 @@ from tencent_line import DOWN, NAME, PRODUCT, vector
 from tencent_world import NEW, OLD, Meeting, updating
 
 from ota_bridge.core.conversation import Update
+from ota_bridge.core.delivery import Pacing
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import ConfigError, Malformed
 from ota_bridge.core.messages import Rejected, Said
@@ -119,7 +120,7 @@ def test_a_device_that_comes_back_without_a_report_is_told_again():
     met.cut()
     met.rollout()
     met.connect()
-    assert ["CONFIRMED"] == met.run().states()
+    assert ["CONFIRMED"] == met.run(for_s=30).states()
 
 
 def test_a_device_that_downloads_is_told_nothing():
@@ -215,8 +216,12 @@ def test_a_wrong_md5_is_tried_as_often_as_is_set_and_then_the_device_is_left_in_
     ("status", "code", "why"), [("404 Not Found", "-2", "(404)"), ("403 Forbidden", "-3", "(403)")]
 )
 @pytest.mark.parametrize("backoff_s", [0, 60])
-def test_the_first_of_two_failures_is_the_reason_and_the_second_costs_no_attempt(status, code, why, backoff_s):
-    met = Meeting(rules={"retries": Retries(max_attempts=3, backoff_s=backoff_s)})
+@pytest.mark.parametrize("min_offer_interval_s", [0, 30])
+def test_the_first_of_two_failures_is_the_reason_and_the_second_costs_no_attempt(
+    status, code, why, backoff_s, min_offer_interval_s
+):
+    retries, pacing = Retries(max_attempts=3, backoff_s=backoff_s), Pacing(min_offer_interval_s=min_offer_interval_s)
+    met = Meeting(rules={"retries": retries, "pacing": pacing})
     met.server.head = MISSING.replace("404 Not Found", status)
     met.release()
     met.run(for_s=1)

@@ -1,10 +1,13 @@
 from pathlib import Path
 
 import pytest
+from sqlite_utils import Migrations
 
 from ota_bridge.core.errors import ConfigError
+from ota_bridge.store.connection import CURRENT, Schema, open_writer
 from ota_bridge.store.memory import MemoryStore
 from ota_bridge.store.opening import open_store, sqlite_path
+from ota_bridge.store.schema import MIGRATIONS
 from ota_bridge.store.sqlite import SqliteStore
 
 
@@ -42,3 +45,21 @@ def test_a_sqlite_path_may_be_relative_and_escaped():
 def test_a_file_that_was_made_just_now_can_empty_its_log(tmp_path, caplog):
     open_store(f"{tmp_path}/bridge.db", lambda run: run()).close()
     assert [] == caplog.records
+
+
+def test_devices_that_report_no_native_fields_get_the_dialect_of_the_public_shapes(tmp_path):
+    path, known = tmp_path / "bridge.db", Migrations("ota_bridge")
+    for one in MIGRATIONS._migrations[:9]:
+        known(name=one.name)(one.fn)
+    db = open_writer(path, Schema(known, 9))
+    columns = db.execute("PRAGMA table_info(devices)").fetchall()
+    for name, dialect, proto in (("old", "native", 0), ("native", "native", 1), ("new", "", 0)):
+        row = {"product": "p", "name": name, "state": "active", "encoding": "json", "created_wall": 1.0}
+        row |= {"dialect": dialect, "proto": proto}
+        filled = [row.get(column, "[]" if kind == "TEXT" else None) for _, column, kind, *_ in columns]
+        db.execute(f"INSERT INTO devices VALUES ({', '.join('?' * len(columns))})", filled)
+    db.close()
+    db = open_writer(path, CURRENT)
+    found = dict(db.execute("SELECT name, dialect FROM devices").fetchall())
+    db.close()
+    assert {"old": "tencent", "native": "native", "new": ""} == found
