@@ -9,6 +9,7 @@ from ota_bridge.core.errors import BlockRefusal, Malformed
 from ota_bridge.core.messages import Rejected, Said
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 from ota_bridge.dialects.alibaba import AlibabaDialect
+from ota_bridge.dialects.alibaba_blocks import full_request, quick_request
 from ota_bridge.wire import MqttMessage
 from tests.fuzz.mutate import JSON
 from tests.fuzz.target import Target, text_of
@@ -44,9 +45,11 @@ def message(data: bytes) -> None:
 
 
 def _request(topic: str, payload: bytes) -> None:
+    quick = quick_request(DEVICE, topic.encode(), payload)
     asked = DIALECT.blocks.read(topic.encode(), payload)
     assert asked is not None
     assert asked.size
+    assert quick is None or quick == asked == full_request(DEVICE, topic.encode(), payload)
     [(answer, pieces)] = DIALECT.blocks.blocks_of(asked, [(asked.offset, DATA)], 2**32 - 1)
     frame = b"".join(pieces)
     assert answer == topic.encode() + b"_reply"

@@ -8,7 +8,7 @@ import pytest
 from ota_bridge.core.errors import BlockRefusal, Malformed
 from ota_bridge.core.values import DeviceId
 from ota_bridge.dialect import Asked, MalformedFrom
-from ota_bridge.dialects.alibaba_blocks import AlibabaBlocks, crc16
+from ota_bridge.dialects.alibaba_blocks import AlibabaBlocks, crc16, full_request, quick_request
 from ota_bridge.dialects.alibaba_wire import Places
 
 BLOCKS = AlibabaBlocks(Places(products={}))
@@ -55,6 +55,30 @@ def test_a_field_clients_request_has_no_token():
 def test_numbers_may_be_text_and_the_id_a_number():
     asked = read(SDK.replace(b"1397345", b'"1397345"').replace(b"10240", b'"10240"').replace(b'"id":"1"', b'"id":1'))
     assert (10240, '"1"') == (asked.size, asked.reply_to[1])
+
+
+@pytest.mark.parametrize("payload", [SDK, FIELD, SDK.replace(b"default", b""), SDK.replace(b'"1.0"', b'"2"')])
+def test_plain_requests_are_read_quickly_and_exactly_as_any(payload):
+    quick = quick_request(DeviceId("pk", "dn"), TOPIC, payload)
+    assert quick is not None
+    assert quick == full_request(DeviceId("pk", "dn"), TOPIC, payload)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        SDK.replace(b"1397345", b"16777216"), SDK.replace(b"20480", b"4294967296"), SDK.replace(b"10240", b"4294967296"),
+        SDK.replace(b"10240", b"0"), SDK.replace(b'"fileId":1', b'"fileId":2'), SDK.replace(b"1397345", b"007"),
+        SDK.replace(b"default", b"t" * 128), SDK.replace(b"default", b'a\\"b'), SDK + b" ",
+    ],
+)  # fmt: skip
+def test_what_is_not_plain_is_left_to_the_reader_of_any(payload):
+    assert quick_request(DeviceId("pk", "dn"), TOPIC, payload) is None
+
+
+def test_a_request_that_is_looked_at_twice_is_read_once():
+    assert BLOCKS.read(TOPIC, SDK) is BLOCKS.read(TOPIC, SDK)
+    assert BLOCKS.read(TOPIC, FIELD) != BLOCKS.read(TOPIC, SDK)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +132,13 @@ def test_a_frame_has_all_that_both_kinds_of_reader_look_for(token):
 def test_a_frame_of_a_small_block_fits_into_the_buffer_of_a_small_client():
     [(topic, frame)] = joined(BLOCKS.blocks_of(read(FIELD), [(299_776, memoryview(bytes(256)))], 300_001))
     assert 512 > 5 + len(topic) + len(frame) + 30  # names may be longer
+
+
+def test_a_block_that_many_ask_for_has_the_same_crc_for_each():
+    data = Random(2).randbytes(999)
+    frames = [joined(BLOCKS.blocks_of(read(), [(0, memoryview(data))], 999)) for _ in range(2)]
+    assert frames[0] == frames[1]
+    assert slow_crc(data).to_bytes(2, "little") == frames[1][0][1][-2:]
 
 
 # --- refusals ---
