@@ -22,9 +22,9 @@ from pathlib import Path
 
 import msgpack
 from fleet import name_of, populate
-from load import HW, packet, text
+from load import HW
 from memory import Peak
-from mixed import FLEET, REPORT_HEAD, Generator, Samples, connected, packets
+from mixed import FLEET, REPORT_HEAD, Generator, Samples, check_in, packets
 from planner import PLAN
 from stacks import HERE, Bridge, Broker, cpu_s, free_port, image, listens, process, tool, until
 
@@ -55,10 +55,8 @@ class Stream(Generator):
     """Check-ins of the devices one after the other, and progress after an offer; from "go" on, up to `most`."""
 
     def __init__(self, pipe, port: int, devices: int, rate: float, most: int) -> None:
-        super().__init__(pipe, rate)
-        self.sock = connected(port, "reporter", f"$ota/update/{FLEET}/#")
-        self.poll.register(self.sock.fileno(), 1)
-        self.buffer, self.count, self.most, self.turn, self.goes = bytearray(), devices, most, 0, False
+        super().__init__(pipe, port, rate)
+        self.count, self.most, self.turn, self.goes = devices, most, 0, False
         self.waiting: dict[tuple[bytes, int], float] = {}
         self.acked: list[tuple[str, int]] = []
         self.offered: dict[int, str] = {}
@@ -68,21 +66,16 @@ class Stream(Generator):
         if not self.goes or self.turn >= self.most:
             return
         number, self.turn = self.turn % self.count, self.turn + 1
-        body = {**REPORT_HEAD, "seq": self.turn}
-        offered = self.offered.pop(number, None)
+        body, offered = check_in(self.turn), self.offered.pop(number, None)
         if offered:
             progress = {"progress": {"state": "downloading", "percent": "10"}}
-            body |= {"type": "report_progress", "report": progress, "id": offered}
-        else:
-            body |= {"nonce": random.randbytes(16), "max_packet": 20_000, "parts": {"firmware": ["1.0.0", 0, b"", 0]}}
+            head = {**REPORT_HEAD, "type": "report_progress", "seq": self.turn}
+            body = msgpack.packb({**head, "report": progress, "id": offered})
         name = f"{FLEET}/{name_of(number)}"
         self.waiting[name.encode(), self.turn] = due
-        self.sock.setblocking(True)
-        head = text(f"$ota/report/{name}") + struct.pack(">H", (self.turn - 1) % 65_535 + 1)
-        self.sock.sendall(packet(0x32, head + msgpack.packb(body)))
-        self.sock.setblocking(False)
+        self.report(name, (self.turn - 1) % 65_535 + 1, body)
 
-    def readable(self, _fd: int, now: float) -> None:
+    def readable(self, now: float) -> None:
         self.buffer += self.sock.recv(1 << 20)
         for first, body in packets(self.buffer):
             if first >> 4 != 3:

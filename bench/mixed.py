@@ -27,7 +27,12 @@ from stacks import Bridge, Running, cpu_s, image, mosquitto, process
 
 FLEET = "fleet"
 BLOCK_BYTES = 4096
+TICK_S = 0.001
+"""How long a generator sleeps at least: what falls due meanwhile goes out together."""
 REPORT_HEAD = {"type": "report_version", "report": {"version": "1.0.0"}, "proto": 1, "hw": HW, "boot": 2}
+CHECK_IN = {**REPORT_HEAD, "max_packet": 20_000, "parts": {"firmware": ["1.0.0", 0, b"", 0]}}
+CHECK_IN_PAIRS = bytes([0x80 | len(CHECK_IN) + 2]) + msgpack.packb(CHECK_IN)[1:]
+"""A check-in but for two keys: to pack each would cost the generator more than all else."""
 
 
 # --- the reports ---------------------------------------------------------------------------------------------
@@ -63,7 +68,6 @@ def connected(port: int, client_id: str, topic: str) -> socket.socket:
     sock.sendall(packet(0x82, b"\x00\x01" + text(topic) + b"\x00"))
     if sock.recv(5) != b"\x90\x03\x00\x01\x00":
         raise ConnectionError(f"{client_id}: no subscription")
-    sock.setblocking(False)
     return sock
 
 
@@ -87,14 +91,31 @@ def packets(buffer: bytearray):
     del buffer[:at]
 
 
-class Generator:
-    """An open loop: something is due every 1/rate seconds, whatever came of the one before."""
+def check_in(seq: int) -> bytes:
+    """What a device reports, each time with another nonce."""
+    return CHECK_IN_PAIRS + b"\xa3seq" + msgpack.packb(seq) + b"\xa5nonce\xc4\x10" + random.randbytes(16)
 
-    def __init__(self, pipe, rate: float) -> None:
+
+class Generator:
+    """An open loop: something is due every 1/rate seconds, whatever came of the one before. One connection for all."""
+
+    def __init__(self, pipe, port: int, rate: float) -> None:
         self.pipe, self.interval_s = pipe, 1 / rate
         self.samples = Samples()
+        self.sock = connected(port, "reporter", f"$ota/update/{FLEET}/#")
         self.poll = select.epoll()
-        self.poll.register(pipe.fileno(), select.EPOLLIN)
+        for fd in (pipe.fileno(), self.sock.fileno()):
+            self.poll.register(fd, select.EPOLLIN)
+        self.unsent, self.buffer = bytearray(), bytearray()
+
+    def report(self, name: str, packet_id: int, body: bytes) -> None:
+        """To be sent at the end of this turn."""
+        self.unsent += packet(0x32, text(f"$ota/report/{name}") + struct.pack(">H", packet_id) + body)
+
+    def send(self) -> None:
+        if self.unsent:
+            self.sock.sendall(self.unsent)
+            self.unsent.clear()
 
     def serve(self) -> None:
         with contextlib.suppress(OSError):
@@ -108,13 +129,14 @@ class Generator:
                 self.samples.lag_s.append(now - due)
                 self.ask(due)
                 due += self.interval_s
-                now = time.perf_counter()
-            select.select([self.poll.fileno()], [], [], max(0.0, due - time.perf_counter()))  # epoll counts whole ms
+            self.send()
+            pause_s = max(TICK_S, due - time.perf_counter())
+            select.select([self.poll.fileno()], [], [], pause_s)  # epoll counts whole milliseconds
             for fd, _ in self.poll.poll(0, 64):
                 if fd == self.pipe.fileno():
                     going = self.command(self.pipe.recv())
                 else:
-                    self.readable(fd, time.perf_counter())
+                    self.readable(time.perf_counter())
 
     def command(self, what: str) -> bool:
         if what == "phase":
@@ -126,13 +148,11 @@ class Generator:
 
 
 class Reports(Generator):
-    """Check-ins, and progress where an offer was heard, of random devices; one connection speaks for all."""
+    """Check-ins, and progress where an offer was heard, of random devices."""
 
     def __init__(self, pipe, port: int, devices: int, rate: float) -> None:
-        super().__init__(pipe, rate)
-        self.sock = connected(port, "reporter", f"$ota/update/{FLEET}/#")
-        self.poll.register(self.sock.fileno(), select.EPOLLIN)
-        self.buffer, self.random = bytearray(), random.Random(1)
+        super().__init__(pipe, port, rate)
+        self.random = random.Random(1)
         self.count, self.turn, self.mid = devices, 0, 0
         self.waiting: dict[tuple[bytes, int], float] = {}
         self.offered: dict[int, str] = {}
@@ -142,19 +162,16 @@ class Reports(Generator):
         self.turn += 1
         self.mid = self.mid % 65_535 + 1
         number = self.random.randrange(self.count)
-        body = {**REPORT_HEAD, "seq": self.turn}
+        body = check_in(self.turn)
         if self.turn % 2 and number in self.offered:
             progress = {"state": "downloading", "percent": "10"}
-            body |= {"type": "report_progress", "report": {"progress": progress}, "id": self.offered[number]}
-        else:
-            body |= {"nonce": random.randbytes(16), "max_packet": 20_000, "parts": {"firmware": ["1.0.0", 0, b"", 0]}}
+            head = {**REPORT_HEAD, "type": "report_progress", "seq": self.turn}
+            body = msgpack.packb({**head, "report": {"progress": progress}, "id": self.offered[number]})
         name = f"{FLEET}/{name_of(number)}"
         self.waiting[name.encode(), self.turn] = due
-        self.sock.setblocking(True)
-        self.sock.sendall(packet(0x32, text(f"$ota/report/{name}") + struct.pack(">H", self.mid) + msgpack.packb(body)))
-        self.sock.setblocking(False)
+        self.report(name, self.mid, body)
 
-    def readable(self, _fd: int, now: float) -> None:
+    def readable(self, now: float) -> None:
         self.buffer += self.sock.recv(1 << 20)
         for first, body in packets(self.buffer):
             if first >> 4 != 3:

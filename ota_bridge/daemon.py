@@ -60,7 +60,7 @@ DATABASE: Final = "ota-bridge.sqlite"
 SWITCH_INTERVAL_S: Final = 0.0005
 """A busy thread otherwise keeps the event loop waiting for 5 ms."""
 
-YOUNG_MAX: Final = 10_000
+YOUNG_MAX: Final = 50_000
 """New objects that start a search for garbage in cycles: hardly any is made here, and a group of reports has more."""
 
 REST_S: Final = 0.001
