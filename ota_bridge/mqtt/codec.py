@@ -364,7 +364,7 @@ def encode_puback(packet_id: int) -> bytes:
     return b"\x40\x02" + packet_id.to_bytes(2, "big")
 
 
-@functools.lru_cache(maxsize=8_192)
+@functools.lru_cache(maxsize=1_024)
 def publish_head(topic: bytes, payload_length: int) -> bytes:
     """All of a QoS 0 PUBLISH that stands before its payload; cached: a download repeats it."""
     try:
