@@ -10,6 +10,7 @@ The heads are made for devices that read them with a text search and a small buf
 4. A range is honoured whenever it can be: who asks for one has the bytes before it.
 """
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,5 +111,5 @@ def _names(text: str, tag: str, *, weak: bool) -> bool:
     """Whether a list of entity tags has this one; `weak`: those marked as weak count, too."""
     if text.strip() == "*":
         return True
-    found = _TAG.findall(text)[:_TAGS_MAX]
-    return any(opaque == tag and (weak or not mark) for mark, opaque in found)
+    found = itertools.islice(_TAG.finditer(text), _TAGS_MAX)
+    return any(one[2] == tag and (weak or not one[1]) for one in found)

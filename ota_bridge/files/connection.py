@@ -91,6 +91,15 @@ class Serving:
         self.bodies = Bodies(self.server)
 
 
+def asked_of(request: h11.Request) -> Asked:
+    """What a request asks for. A field that is given twice is one list, as RFC 9110 has it."""
+    fields: dict[str, str] = {}
+    for name, value in request.headers:
+        key, text = name.decode("latin-1"), value.decode("latin-1")
+        fields[key] = f"{fields[key]}, {text}" if key in fields else text
+    return Asked(method=request.method.decode("latin-1"), target=request.target.decode("latin-1"), fields=fields)
+
+
 class Connection:
     """See the module."""
 
@@ -154,13 +163,7 @@ class Connection:
             self._serving.counters.bad += 1
             self._refuse(answers.TOO_LARGE if error.error_status_hint == answers.TOO_LARGE.status else answers.BAD)
             return None
-        if not isinstance(event, h11.Request):
-            return None
-        fields: dict[str, str] = {}
-        for name, value in event.headers:
-            key, text = name.decode("latin-1"), value.decode("latin-1")
-            fields[key] = f"{fields[key]}, {text}" if key in fields else text
-        return Asked(method=event.method.decode("latin-1"), target=event.target.decode("latin-1"), fields=fields)
+        return asked_of(event) if isinstance(event, h11.Request) else None
 
     def _has_body(self) -> bool:
         """Whether the request goes on after its head: none that can be answered does."""

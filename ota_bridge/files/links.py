@@ -25,7 +25,8 @@ from ota_bridge.core.values import DeploymentId
 
 PATH: Final = "/f/"
 PREFIX_BYTES: Final = 8
-_CODE: Final = re.compile(r"[A-Za-z0-9_-]{46}")
+_CODE: Final = re.compile(r"[A-Za-z0-9_-]{45}[AQgw]")
+"""The last character holds two bits: no two codes mean the same."""
 _ID_BYTES: Final = 6
 _TIME_BYTES: Final = 4
 _MAC_BYTES: Final = 16

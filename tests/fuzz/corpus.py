@@ -24,7 +24,7 @@ from device_sim.settings import Download, Final, Settings, Trial
 from ota_bridge.config import SETTINGS
 from ota_bridge.core.operations import OPERATIONS
 from ota_bridge.plan_file.example import EXAMPLE
-from tests.fuzz import alibaba_targets, query_targets, thingsboard_targets, xively_targets
+from tests.fuzz import alibaba_targets, files_targets, query_targets, thingsboard_targets, xively_targets
 from tests.fuzz.target import CORPUS, framed
 from tests.fuzz.world_targets import (
     ASKED,
@@ -131,6 +131,7 @@ def made() -> dict[str, list[bytes]]:
         "sim_aws": [*_aws("/accepted", b""), *(one["text"].encode() for one in _vectors("aws/blocks", "json"))],
         "tencent": list(_tencent()),
         "versions": [b"1.9\n1.10", b"v1.2-rc.1\n1.2+build", b"2.0~beta2\n1.0.2k", b"1.2.0-14-gdeadbeef\n1"],
+        "file_request": list(files_targets.seeds()),
         "thingsboard": list(thingsboard_targets.seeds()),
         "xively": list(xively_targets.seeds()),
         "sim_xively": list(xively_targets.device_seeds()),

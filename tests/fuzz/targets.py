@@ -5,6 +5,7 @@ from tests.fuzz import (
     aws_targets,
     bridge_targets,
     driver,
+    files_targets,
     query_targets,
     sim_targets,
     tencent_targets,
@@ -18,6 +19,7 @@ TARGETS: dict[str, Target] = {
     target.name: target
     for module in (
         bridge_targets,
+        files_targets,
         sim_targets,
         world_targets,
         query_targets,

@@ -312,6 +312,22 @@ async def test_a_device_that_takes_nothing_is_hung_up_on_and_holds_little_memory
         gc.collect()
 
 
+async def test_a_device_that_takes_nothing_gives_its_part_of_the_rates_back():
+    async with files(image=image_of(16_000_000), stall_s=30.0) as site:
+        site.server.set_limits(Limits(bytes_per_s=4_000_000), time.monotonic())
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect((HOST, site.port))
+        sock.sendall(site.get().encode())
+        deadline = time.monotonic() + 15
+        for reached in (lambda: site.server.shares._lanes, lambda: not site.server.shares._lanes):
+            while not reached():
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.02)
+        assert site.serving.bodies.begun
+        sock.close()
+
+
 async def test_a_slow_device_is_not_hung_up_on_while_it_takes_something():
     image = image_of(400_000)
     async with files(image=image, stall_s=1.0) as site:

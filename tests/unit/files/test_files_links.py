@@ -91,6 +91,13 @@ def test_what_is_no_code_is_told_as_malformed(code):
     assert LinkFault.MALFORMED is read_code(SECRET, code, WALL)
 
 
+def test_no_two_codes_mean_the_same():
+    code = make_code(SECRET, DEPLOYMENT, FACTS.sha256, int(WALL))
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    found = [code[:-1] + last for last in alphabet if isinstance(read_code(SECRET, code[:-1] + last, WALL), Link)]
+    assert [code] == found
+
+
 @given(st.text(max_size=60))
 def test_no_text_raises(text):
     assert isinstance(read_code(SECRET, text, WALL), LinkFault)
