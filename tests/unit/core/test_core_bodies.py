@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from core_world import MemorySource, facts_of, image_of
 
-from ota_bridge.core.blocks import BlockServer, Cold
-from ota_bridge.core.bodies import ASK_AGAIN_S, LANE_PACKET_BYTES, Bodies, Later, Over
+from ota_bridge.core.blocks import FRAME_MAX_BYTES, BlockServer, Cold
+from ota_bridge.core.bodies import ASK_AGAIN_S, FRAME_BYTES, LANE_PACKET_BYTES, Bodies, Later, Over
 from ota_bridge.core.errors import ArtifactCold, BlockRefusal
 from ota_bridge.core.messages import BlockActivity, BlockRequest, BlockTrouble, Grant, GrantsChanged, GrantState
 from ota_bridge.core.shares import LANE_STEP_S, WINDOW_S
@@ -226,7 +226,7 @@ def contest(*, limits, streams, greedy, seed, seconds=40.0):
         if body is None:
             answer = site.blocks(device, count=16)
             if not hasattr(answer, "code"):
-                gone.append((mono, device, sum(len(data) for _, data in answer.blocks)))
+                gone.append((mono, device, sum(len(data) + FRAME_MAX_BYTES for _, data in answer.blocks)))
             due[device] = mono + (rng.uniform(0.01, 0.1) if not hasattr(answer, "code") else answer.retry_after_s or 2)
             continue
         if body.offset >= len(IMAGE):
@@ -234,7 +234,7 @@ def contest(*, limits, streams, greedy, seed, seconds=40.0):
         body.end = len(IMAGE)
         found = body.next(mono)
         if isinstance(found, bytes):
-            gone.append((mono, device, len(found)))
+            gone.append((mono, device, len(found) + FRAME_BYTES))
             due[device] = mono + 0.001
         else:
             assert isinstance(found, Later), found

@@ -135,6 +135,14 @@ STEPS = st.one_of(
         (0.1, ("ask", 0, [1])),
     ],
 )
+@example(  # a lane, and others who take all that is left beside it
+    limits=Limits(blocks_per_s=20),
+    steps=[
+        (0.0, ("streams", 0)),
+        *[(0.0, ("ask", 1, [1] * 5))] * 4,
+        *[(0.3, ("streams", 0))] * 3,
+    ],
+)
 def test_no_second_ever_shows_more_than_the_caps_whatever_comes(limits, steps):
     outside = Outside(limits)
     outside.mono = 2.0
