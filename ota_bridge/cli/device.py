@@ -12,6 +12,7 @@ from ota_bridge.cli.output import ago, counted, size, when
 from ota_bridge.cli.session import DeviceArgument, JsonOption, Session
 from ota_bridge.core.errors import InvalidInput, NotFound, OperatorError
 from ota_bridge.core.values import (
+    NATIVE,
     DeviceId,
     attribute_of,
     checked_attribute,
@@ -335,6 +336,7 @@ def _print_device(session: Session, device: Mapping[str, Any]) -> None:
             ("tags", device["tags"]),
             ("attributes", attributes_of(device)),
             ("last report", f"{when(device['last_report'])} ({ago(device['last_report'])})"),
+            ("speaks", device["dialect"] if device["dialect"] != NATIVE else None),
             ("next check-in", when(device["next_check_in"]) if device["next_check_in"] else None),
             ("last offer", when(device["last_offer"]) if device["last_offer"] else None),
         ]

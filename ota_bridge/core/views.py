@@ -90,6 +90,7 @@ def device_view(unit: UnitOfWork, device: Device) -> Json:
         "assigned": {
             name: {"release": held.release, "rollout": held.rollout} for name, held in sorted(device.assigned.items())
         },
+        "dialect": device.dialect or None,
         "encoding": device.encoding.value,
         "keyset": device.keyset,
         "keyset_refused": device.trouble.keyset_refused or None,
