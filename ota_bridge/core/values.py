@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Final, NewType
 
 from ota_bridge.core.errors import InvalidInput
@@ -47,6 +48,8 @@ _TAG: Final = re.compile(r"[A-Za-z0-9._:=-]{1,64}")
 _ATTRIBUTE: Final = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _WHOLE: Final = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
+_NAMES_KEPT: Final = 1024
+"""Names that were checked and are met again in report after report."""
 ATTRIBUTES_MAX: Final = 32
 ATTRIBUTE_TEXT_MAX: Final = 64
 I64_MAX: Final = (1 << 63) - 1
@@ -60,16 +63,19 @@ def _checked(pattern: re.Pattern[str], text: str, what: str) -> str:
     return text
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def checked_component(text: str) -> str:
     """`text` if it can name a component; raises InvalidInput."""
     return _checked(_COMPONENT, text, "component")
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def checked_version(text: str) -> str:
     """`text` if it can be a version; raises InvalidInput."""
     return _checked(_VERSION, text, "version")
 
 
+@lru_cache(maxsize=_NAMES_KEPT)
 def checked_hardware_id(text: str) -> str:
     """`text` if it can be a hardware id; raises InvalidInput."""
     return _checked(_HARDWARE, text, "hardware id")

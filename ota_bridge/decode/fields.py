@@ -134,6 +134,15 @@ class Fields:
             raise Malformed(f"{self._path(key)} must be an integer {minimum}..{maximum}, not {shown(value)}")
         return value
 
+    def uint_or_none(self, key: str | int, *, maximum: int, minimum: int = 0) -> int | None:
+        """As `uint`, or None for a missing or null field: `optional`, in one call."""
+        value = self._items.get(key)
+        if value is None:
+            return None
+        if type(value) is not int or not minimum <= value <= maximum:
+            return self.uint(key, maximum=maximum, minimum=minimum)
+        return value
+
     def number_text(self, key: str | int, *, maximum: int, minimum: int = 0) -> int:
         """An integer given as a number or as decimal text."""
         value = self._get(key)

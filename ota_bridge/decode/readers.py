@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import msgpack
@@ -36,7 +35,7 @@ def read_json(data: bytes, *, max_bytes: int, max_depth: int = 8, max_items: int
         raise Malformed(f"JSON: nested deeper than {max_depth}") from None
     # Half a surrogate pair can only come of an escape: UTF-8 has none.
     sound = _SOUND_JSON if b"\\u" in data else _SOUND_JSON | {str}
-    _Walk("JSON", max_depth, max_items, MapKeys.TEXT, floats=floats, sound=sound).check(value)
+    _check(value, "JSON", max_depth, max_items, MapKeys.TEXT, floats=floats, sound=sound)
     return value
 
 
@@ -108,85 +107,73 @@ def read_msgpack(
         )
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise Malformed(f"msgpack: {str(error)[:80] or type(error).__name__}") from None
-    _Walk("msgpack", max_depth, max_items, keys, floats=floats, sound=_SOUND_MSGPACK).check(value)
+    _check(value, "msgpack", max_depth, max_items, keys, floats=floats, sound=_SOUND_MSGPACK)
     return value
 
 
-class _Walk:
-    """Checks a built value against the bounds and types that its library cannot be told."""
+def _check(  # in one call: one for each value would cost more than the reading
+    value: object,
+    format_name: str,
+    max_depth: int,
+    max_items: int,
+    keys: MapKeys,
+    *,
+    floats: bool,
+    sound: frozenset[type[Any]],
+) -> None:
+    """Check a built value against the bounds and types that its library cannot be told.
 
-    __slots__ = ("_floats", "_format", "_keys", "_left", "_max_depth", "_max_items", "_sound")
-
-    def __init__(
-        self,
-        format_name: str,
-        max_depth: int,
-        max_items: int,
-        keys: MapKeys,
-        *,
-        floats: bool,
-        sound: frozenset[type[Any]],
-    ) -> None:
-        """Of the types in `sound` every value is allowed, whatever it is."""
-        self._format = format_name
-        self._max_depth = max_depth
-        self._max_items = self._left = max_items
-        self._keys = keys
-        self._floats = floats
-        self._sound = sound
-
-    def check(self, value: object, depth: int = 0) -> None:
-        # Most values need no look, and a call for each of them would cost more than the reading.
-        if isinstance(value, dict):
-            self._enter(len(value), depth)
-            self._check_keys(value)
-            inside: Iterable[object] = value.values()
-        elif isinstance(value, list):
-            self._enter(len(value), depth)
-            inside = value
-        else:
-            self._check_scalar(value)
-            return
-        sound = self._sound
-        for item in inside:
-            kind = type(item)
+    Of the types in `sound` every value is allowed, whatever it is.
+    """
+    has_plain_keys = str in sound and keys is not MapKeys.UINT
+    left, depth, level = max_items, -1, [value]
+    while level:
+        depth += 1
+        below: list[object] = []
+        for one in level:
+            kind = type(one)
             if kind in sound:
                 continue
-            if kind is dict or kind is list:
-                self.check(item, depth + 1)
-            else:
-                self._check_scalar(item)
+            if kind is not dict and kind is not list:
+                _check_scalar(one, format_name, floats=floats)
+                continue
+            if depth >= max_depth:
+                raise Malformed(f"{format_name}: nested deeper than {max_depth}")
+            left -= len(one)  # type: ignore[arg-type]
+            if left < 0:
+                raise Malformed(f"{format_name}: more than {max_items} items")
+            if kind is list:
+                below += one  # type: ignore[arg-type]
+                continue
+            for key in one:  # type: ignore[attr-defined]
+                if type(key) is not str or not has_plain_keys:
+                    _check_key(key, format_name, keys)
+            below += one.values()  # type: ignore[attr-defined]
+        level = below
 
-    def _check_scalar(self, value: object) -> None:
-        if isinstance(value, str):
-            self._check_text(value)
-        elif type(value) is int:
-            if not _I64_MIN <= value <= U64:
-                raise Malformed(f"{self._format}: number {shown(value)} is out of range")
-        elif isinstance(value, float):
-            if not self._floats or not math.isfinite(value):
-                raise Malformed(f"{self._format}: the number {shown(value)} is not allowed")
-        elif type(value) not in (bytes, bool, type(None)):
-            raise Malformed(f"{self._format}: extension types are not allowed")
 
-    def _enter(self, count: int, depth: int) -> None:
-        if depth >= self._max_depth:
-            raise Malformed(f"{self._format}: nested deeper than {self._max_depth}")
-        self._left -= count
-        if self._left < 0:
-            raise Malformed(f"{self._format}: more than {self._max_items} items")
+def _check_scalar(value: object, format_name: str, *, floats: bool) -> None:
+    if isinstance(value, str):
+        _check_text(value, format_name)
+    elif type(value) is int:
+        if not _I64_MIN <= value <= U64:
+            raise Malformed(f"{format_name}: number {shown(value)} is out of range")
+    elif isinstance(value, float):
+        if not floats or not math.isfinite(value):
+            raise Malformed(f"{format_name}: the number {shown(value)} is not allowed")
+    elif type(value) not in (bytes, bool, type(None)):
+        raise Malformed(f"{format_name}: extension types are not allowed")
 
-    def _check_keys(self, value: dict[Any, Any]) -> None:
-        takes_text, is_sound = self._keys is not MapKeys.UINT, str in self._sound
-        for key in value:
-            if type(key) is str and takes_text:
-                if not is_sound:
-                    self._check_text(key)
-            elif type(key) is not int or self._keys is MapKeys.TEXT or (self._keys is MapKeys.UINT and key < 0):
-                raise Malformed(f"{self._format}: a map key must be {self._keys.value}, not {shown(key)}")
 
-    def _check_text(self, text: str) -> None:
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise Malformed(f"{self._format}: text {shown(text)} holds half a surrogate pair") from None
+def _check_key(key: object, format_name: str, keys: MapKeys) -> None:
+    if isinstance(key, str) and keys is not MapKeys.UINT:
+        _check_text(key, format_name)
+    elif type(key) is not int or keys is MapKeys.TEXT or (keys is MapKeys.UINT and key < 0):
+        raise Malformed(f"{format_name}: a map key must be {keys.value}, not {shown(key)}")
+
+
+def _check_text(text: str, format_name: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f"{format_name}: text {shown(text)} holds half a surrogate pair") from None

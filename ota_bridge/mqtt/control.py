@@ -22,6 +22,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ota_bridge.core.errors import BrokerError
 from ota_bridge.mqtt.codec import Publish
@@ -35,8 +36,7 @@ _BACKOFF_FLOOR_S = 0.05
 _STABLE_S = 10.0  # a connection that lived this long starts the backoff anew
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AckToken:
+class AckToken(NamedTuple):  # not a record: two for each report cost as much as to read its packet
     """What `ack` needs: the packet id and the connection that it belongs to."""
 
     generation: int
@@ -44,8 +44,7 @@ class AckToken:
     qos: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
+class Incoming(NamedTuple):
     """A message and the token that acknowledges it."""
 
     message: MqttMessage
@@ -201,7 +200,7 @@ class ControlLink:
 
     def _received(self, generation: int, message: Publish) -> None:
         self.counters.received += 1
-        token = AckToken(generation=generation, mid=message.packet_id, qos=message.qos)
+        token = AckToken(generation, message.packet_id, message.qos)
         try:
             topic = message.topic.decode()
         except UnicodeDecodeError:
@@ -211,7 +210,7 @@ class ControlLink:
             return
         incoming = MqttMessage(topic=topic, payload=message.payload, qos=message.qos, retain=message.retain)
         try:
-            self._on_message(Incoming(message=incoming, token=token))
+            self._on_message(Incoming(incoming, token))
         except Exception:
             self.counters.handler_errors += 1
             _logger.exception("a message on %s was not handled and stays unacknowledged", topic)
