@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import typer
 
+from ota_bridge.cli.checks_files import file_findings
 from ota_bridge.cli.checks_local import Finding, Level, failure, local_findings, ok, warning
 from ota_bridge.cli.output import STYLES, cell, plain
 from ota_bridge.cli.session import JsonOption, Session
@@ -44,7 +45,7 @@ def doctor(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the broker, the clock, the disk, SQLite and the keys; exit code 1 if a check fails.
+    """Check the broker, the clock, the disk, SQLite, the keys and files.url; exit code 1 if a check fails.
 
     Without --device-username or --device-cert the second identity is an anonymous client.
     """
@@ -56,7 +57,7 @@ def doctor(
     address = broker_of(session)
     files = TlsFiles(ca=device_ca or session.config.broker.ca, certificate=device_cert, key=device_key)
     second = _second(address, device_broker, files, device_username, device_password)
-    findings = list(_told(session, list(local_findings(session))))
+    findings = _told(session, [*local_findings(session), *file_findings(session.config.files)])
     findings += asyncio.run(_broker_findings(session, address, second, subject))
     failed = [finding.check for finding in findings if finding.level is Level.FAILURE]
     if as_json:

@@ -278,8 +278,10 @@ class Connection:
                         self.hang_up()
                         return
                     await asyncio.sleep(after_s)
+        self._put(b"")
         self._writer.transport.set_write_buffer_limits(high=0)
         await self._drained(body)
+        self._put(b"")
         self._writer.transport.set_write_buffer_limits(high=WRITE_BYTES, low=WRITE_BYTES // 4)
         self._http.send(h11.EndOfMessage())
         self._serving.counters.whole += 1
@@ -302,11 +304,9 @@ class Connection:
         if self._http.our_state is h11.SEND_RESPONSE:
             out.insert(0, self._head(answer))
         self._http.send_with_data_passthrough(h11.Data(data=piece))
-        self._writer.write(b"".join(out))
+        self._put(b"".join(out))
         if not self._writer.transport.get_write_buffer_size():
             await asyncio.sleep(0)  # blocks have their turn between two pieces
-            if self._writer.is_closing():
-                raise ConnectionResetError("the device hung up")
             return
         await self._drained(body)
 
@@ -331,13 +331,19 @@ class Connection:
 
     async def _say(self, answer: Answer) -> None:
         """An answer without a body."""
-        self._writer.write(self._head(answer) + (self._http.send(h11.EndOfMessage()) or b""))
+        self._put(self._head(answer) + (self._http.send(h11.EndOfMessage()) or b""))
         await self._writer.drain()
 
     def _refuse(self, answer: Answer) -> None:
         """An answer that ends the connection: what else came with the request is not read."""
         if self._http.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            self._writer.write(self._head(answer, is_last=True))
+            self._put(self._head(answer, is_last=True))
+
+    def _put(self, data: bytes) -> None:
+        """Send; raises ConnectionResetError where the other side has hung up."""
+        if self._writer.is_closing():  # uvloop raises a RuntimeError
+            raise ConnectionResetError("the device hung up")
+        self._writer.write(data)
 
     def _head(self, answer: Answer, *, is_last: bool = False) -> bytes:
         fields = answer.head(self._serving.wall())

@@ -143,6 +143,7 @@ async def test_a_device_updates_by_url_from_its_notice_to_its_confirmation(here:
         download = Download(notice["url"])
         await read(download, 500_000)
         await until(lambda: device.deployment()[0] == "DOWNLOADING")
+        assert 400_000 <= device.deployment()[1] <= 900_000  # progress is about what it has taken
         assert "it is downloading firmware demo/1.1.0" in device.why()
         assert image.read_bytes() == await read(download)
         assert 206 == download.status

@@ -365,6 +365,31 @@ async def test_a_device_that_goes_away_while_it_waits_leaves_nothing_behind():
         assert (0, set()) == (site.files.counters.whole, site.serving.bodies.begun)
 
 
+async def test_a_device_that_goes_away_in_the_middle_is_no_error_of_ours(caplog):
+    async with files(image=image_of(1_000_000), devices=8) as site:
+        site.server.set_limits(Limits(bytes_per_s=400_000), time.monotonic() - 5)
+        for number in range(8):
+            async with site.line() as line:
+                await line.send(site.get(number))
+                await line.head()
+        deadline = time.monotonic() + 10
+        while site.files._connections:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.02)
+        assert (8, [], set()) == (site.files.counters.cut, caplog.messages, site.serving.bodies.begun)
+        assert {} == site.server.shares._lanes
+
+
+async def test_what_is_sent_to_one_that_has_gone_away_is_told_as_that():
+    async with files() as site, site.line() as line:
+        await line.ask(site.get())
+        (one,) = site.files._connections
+        one.hang_up()
+        await asyncio.sleep(0.05)
+        with pytest.raises(ConnectionResetError):
+            one._put(b"more")
+
+
 async def test_an_error_in_one_connection_is_logged_and_ends_no_other(caplog):
     async with files() as site, site.line() as line, site.line() as other:
         site.serving.secret = None
