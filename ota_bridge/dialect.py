@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from ota_bridge.core.conversation import Conversation
 from ota_bridge.core.errors import BlockRefusal, ConfigError, InvalidInput, Malformed
 from ota_bridge.core.messages import BlockRequest, Downlink, Rejected, Said, Uplink
-from ota_bridge.core.values import DeviceId
+from ota_bridge.core.values import DeviceId, checked_product
 from ota_bridge.wire import MqttMessage, Subscription
 
 
@@ -241,9 +241,15 @@ def read_options(dialect: str, options: Mapping[str, Any], known: Mapping[str, t
 
 
 def products_of(dialect: str, options: Mapping[str, Any]) -> Products:
-    """From the settings `product` (text) and `products` (a table of patterns and products)."""
+    """From the settings `product` (text) and `products` (a table of patterns and products); raises ConfigError."""
     patterns = options.get("products", {})
-    for pattern, product in patterns.items():
-        if not isinstance(product, str):
-            raise ConfigError(f"dialects.{dialect}.products.{pattern[:40]}: the name of a product is expected")
+    given = {f"products.{pattern[:40]}": product for pattern, product in patterns.items()}
+    given |= {"product": options["product"]} if "product" in options else {}
+    if not given:
+        raise ConfigError(f"dialects.{dialect}: the topics name no product; set `product`, or a table `products`")
+    for name, product in given.items():
+        try:
+            checked_product(product if isinstance(product, str) else "")
+        except InvalidInput as error:
+            raise ConfigError(f"dialects.{dialect}.{name} = {str(product)[:40]!r}: {error}") from error
     return Products(patterns=tuple(patterns.items()), default=options.get("product", ""))

@@ -36,7 +36,7 @@ DIALECT = AwsDialect({"product": "prod"})
     [
         ({"produkt": "x"}, "produkt is not a setting"),
         ({"product": 1}, "str is expected"),
-        ({"products": {"x": 1}}, "name of a product"),
+        ({"products": {"x": 1}}, "dialects.aws.products.x = '1'"),
         ({"prefix": "a"}, "ended by a slash"),
         ({"prefix": "+/"}, "ended by a slash"),
         ({"signature": "md5"}, "sig-HASH-ALGORITHM"),
@@ -46,13 +46,13 @@ DIALECT = AwsDialect({"product": "prod"})
 )
 def test_a_wrong_setting_is_named(options, why):
     with pytest.raises(ConfigError, match=why):
-        AwsDialect(options)
+        AwsDialect({"product": "demo", **options})
 
 
 def test_the_signature_is_asked_of_the_author_by_the_name_that_the_devices_read():
     assert ["aws.sig-sha256-ecdsa"] == list(DIALECT.author_fields)
-    assert ["aws.sig-sha256-rsa"] == list(AwsDialect({"signature": "sig-sha256-rsa"}).author_fields)
-    assert {} == AwsDialect({"signature": ""}).author_fields
+    assert ["aws.sig-sha256-rsa"] == list(AwsDialect({"product": "demo", "signature": "sig-sha256-rsa"}).author_fields)
+    assert {} == AwsDialect({"product": "demo", "signature": ""}).author_fields
 
 
 # --- topics ----------------------------------------------------------------------------------------------------------

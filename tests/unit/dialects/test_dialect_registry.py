@@ -38,6 +38,9 @@ def test_the_dialect_of_the_public_shapes_is_there_where_nothing_is_set_up_and_s
         ({"less": {}}, r"\[dialects.less\]: toy_dialect:Nothing cannot be loaded"),
         ({"toy": {"greting": "x"}}, "dialects.toy.greting is not a setting; known are greeting, needs"),
         ({"tencent": {"root": "x"}}, "dialects.tencent.root is not a setting: it is topics.root"),
+        ({"aws": {}}, "dialects.aws: the topics name no product; set `product`, or a table `products`"),
+        ({"xively": {"product": "de mo"}}, "dialects.xively.product = 'de mo': "),
+        ({"xively": {"products": {"m-*": 5}}}, r"dialects.xively.products.m-\* = '5': "),
         ({"toy": {"greeting": 1}}, "dialects.toy.greeting = '1': str is expected"),
     ],
 )

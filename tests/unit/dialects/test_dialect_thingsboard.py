@@ -522,7 +522,7 @@ def test_a_cancel_is_over_at_once_unless_the_device_has_all_of_it():
 )
 def test_settings_that_cannot_be_say_why(options, says):
     with pytest.raises(ConfigError, match=says):
-        ThingsBoard(options)
+        ThingsBoard({"product": "demo", **options})
 
 
 @pytest.mark.parametrize("memory", [b"", b"{", b"[]", b"7", b'{"odd":1}', b'{"title":1}', b"\xff"])

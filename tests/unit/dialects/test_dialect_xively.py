@@ -619,7 +619,7 @@ def test_the_product_is_what_is_set_for_the_devices_name():
     assert "meters" == read(body, topic="xi/ctrl/v1/m-1/svc", products={"m-*": "meters"}).device.product
     assert "prod" == read(body, products={"m-*": "meters"}).device.product
     with pytest.raises(Malformed):
-        XivelyDialect({}).read(MqttMessage(topic="xi/ctrl/v1/d1/svc", payload=b""))
+        XivelyDialect({"products": {"m-*": "meters"}}).read(MqttMessage(topic="xi/ctrl/v1/d1/svc", payload=b""))
 
 
 def test_a_file_can_be_set_to_be_a_component():
@@ -640,7 +640,7 @@ def test_a_file_can_be_set_to_be_a_component():
 )
 def test_settings_that_cannot_be_used_are_named(options, said):
     with pytest.raises(ConfigError, match=said):
-        XivelyDialect(options)
+        XivelyDialect({"product": "demo", **options})
 
 
 def test_nothing_raises_whatever_the_dialect_is_handed():
