@@ -41,6 +41,8 @@ MIN_BYTES_PER_S: Final = 4_096
 _LIMIT_MAX: Final = 10**12
 _SHOWN: Final = 40
 _NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+_DEVICE: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+"""As long as any protocol's; the native one's are shorter."""
 _COMPONENT: Final = re.compile(r"[a-z0-9_-]{1,16}")
 _VERSION: Final = re.compile(r"[A-Za-z0-9._+~:-]{1,32}")
 _HARDWARE: Final = re.compile(r"[A-Za-z0-9._+:-]{1,32}")
@@ -144,7 +146,7 @@ class DeviceId:
 
     def __post_init__(self) -> None:
         _checked(_NAME, self.product, "product")
-        _checked(_NAME, self.name, "device name")
+        _checked(_DEVICE, self.name, "device name")
 
     def __str__(self) -> str:
         return f"{self.product}/{self.name}"

@@ -65,6 +65,7 @@ MISSING_MAX_BYTES: Final = 2048
 PARTS_MAX: Final = 16
 PARTS_KEPT: Final = 1024
 HAVE_MAX: Final = 16
+NAME_MAX: Final = 64
 NONCE_BYTES: Final = 16
 DIGEST_PREFIX_BYTES: Final = 8
 DAYS_400_S: Final = 400 * 86_400
@@ -233,9 +234,12 @@ class NativeDialect:
 
 def _device(levels: str) -> DeviceId:
     try:
-        return DeviceId.parse(levels)
+        device = DeviceId.parse(levels)
     except InvalidInput as error:
         raise Malformed(f"topic: {error}") from error
+    if len(device.name) > NAME_MAX:
+        raise Malformed(f"topic: device name {device.name[:40]!r}… has more than {NAME_MAX} characters")
+    return device
 
 
 def _body(payload: bytes) -> tuple[dict[str, Any], bool]:

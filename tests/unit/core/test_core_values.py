@@ -62,7 +62,9 @@ def test_a_device_is_read_from_its_topic_levels_and_written_back():
     assert "prod/dev-1.a:b_c" == str(device)
 
 
-@pytest.mark.parametrize("text", ["", "prod", "/", "prod/", "/dev", "prod/a/b", "prod/+", "#/a", "prod/" + "x" * 65])
+@pytest.mark.parametrize(
+    "text", ["", "prod", "/", "prod/", "/dev", "prod/a/b", "prod/+", "#/a", "prod/" + "x" * 129, "x" * 65 + "/a"]
+)
 def test_what_is_no_device_is_refused(text):
     with pytest.raises(InvalidInput):
         DeviceId.parse(text)

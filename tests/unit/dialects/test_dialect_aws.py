@@ -98,7 +98,7 @@ def test_a_bad_payload_is_said_too_because_it_is_answered_and_a_bad_job_is_rejec
     [
         "$aws/things/a b/jobs/get",
         "$aws/things//jobs/get",
-        f"$aws/things/{'x' * 65}/jobs/get",
+        f"$aws/things/{'x' * 129}/jobs/get",
         "$aws/thing/dev1/jobs/get",
         "x/$aws/things/dev1/jobs/get",
         "$aws/things/dev1/shadow/get",
@@ -109,6 +109,10 @@ def test_a_topic_that_names_no_thing_is_malformed(topic):
         DIALECT.read(MqttMessage(topic=topic, payload=b"{}"))
     with pytest.raises(Malformed):
         DIALECT.blocks.read(topic.replace("/jobs/", "/streams/x/get/").encode(), b"")
+
+
+def test_a_name_may_be_as_long_as_the_service_allows():
+    assert "x" * 128 == DIALECT.read(MqttMessage(topic=f"$aws/things/{'x' * 128}/jobs/get", payload=b"")).device.name
 
 
 def test_a_thing_whose_product_is_not_set_is_malformed():

@@ -115,7 +115,7 @@ def test_calls_of_other_methods_are_nobodys():
 @pytest.mark.parametrize(
     "topic",
     ["", "site/tb", "site/tb/", "site/tb/d1", "tb/d1/v1/devices/me/telemetry", "site/tb/a b/v1/devices/me/telemetry",
-     "site/tb//v1/devices/me/telemetry", "site/tb/" + "x" * 65 + "/v1/devices/me/telemetry", "site/tbd1/v1/x"],
+     "site/tb//v1/devices/me/telemetry", "site/tb/" + "x" * 129 + "/v1/devices/me/telemetry", "site/tbd1/v1/x"],
 )  # fmt: skip
 def test_a_topic_that_names_no_device_is_malformed(topic):
     with pytest.raises(Malformed):
