@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import ipaddress
 import os
+import random
 import re
 import shutil
 import signal
@@ -54,10 +55,12 @@ def mosquitto_binary() -> str:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on. (Somebody may take it before it is used; tests tolerate none.)"""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A loopback port that nobody listens on, below those that the system gives to connections: these come and go."""
+    while True:
+        port = random.SystemRandom().randint(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port
 
 
 class Mosquitto:
