@@ -44,12 +44,14 @@ demo: venv  ## 20 simulated devices get a signed image (IMAGE=path takes any fil
 mosquitto:  ## mosquitto for the tests, where it is missing
 	@bash tests/need-mosquitto.sh
 
-test: venv mosquitto vendors bench-quick  ## everything; most tests wait, so two parts at a time run side by side
-	@failed=0; for parts in "part-integration part-core" "part-updates part-faults"; do \
-		$(MAKE) --no-print-directory --keep-going --jobs 2 $$parts || failed=1; done; exit $$failed
+test: venv mosquitto vendors bench-quick  ## everything; most tests wait, so some parts run side by side
+	@failed=0; for parts in "part-integration part-vendors part-core" "part-updates part-faults"; do \
+		$(MAKE) --no-print-directory --keep-going --jobs 3 $$parts || failed=1; done; exit $$failed
 
 UPDATES := $(patsubst %,tests/faults/test_%.py,kills link_faults lossy_link restore soak)
-part-integration: TESTS = tests/integration
+VENDORS_TESTS := $(wildcard $(patsubst %,tests/integration/test_%*.py,alibaba aws mixed tencent thingsboard xively))
+part-vendors: TESTS = $(VENDORS_TESTS)
+part-integration: TESTS = $(filter-out $(VENDORS_TESTS),$(wildcard tests/integration/test_*.py))
 part-updates: TESTS = $(UPDATES)
 part-faults: TESTS = $(filter-out $(UPDATES),$(wildcard tests/faults/test_*.py))
 part-core: TESTS = tests/unit tests/contract tests/fuzz $(wildcard tests/test_*.py)
