@@ -12,12 +12,10 @@ Rules of this dialect:
 """
 
 import base64
-import functools
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Final, assert_never
 
 import msgpack
@@ -63,7 +61,6 @@ REPORT_MAX_BYTES: Final = 8192
 REQUEST_MAX_BYTES: Final = 2304
 MISSING_MAX_BYTES: Final = 2048
 PARTS_MAX: Final = 16
-PARTS_KEPT: Final = 1024
 HAVE_MAX: Final = 16
 NAME_MAX: Final = 64
 NONCE_BYTES: Final = 16
@@ -267,15 +264,13 @@ def _report(device: DeviceId, payload: bytes, body: dict[str, Any], *, is_msgpac
 
 
 def _check_in(device: DeviceId, fields: Fields, body: dict[str, Any], key: ReportKey, encoding: Encoding) -> CheckIn:
-    version, parts = checked_version(fields.mapping("report").text("version", max_bytes=32)), None
-    if "parts" in fields:
-        parts = _parts(msgpack.packb(body["parts"]), binary_as_text=encoding is Encoding.JSON)
+    version = checked_version(fields.mapping("report").text("version", max_bytes=32))
     return CheckIn(
         device=device,
         dialect=NATIVE,
         encoding=encoding,
         key=key,
-        parts={FIRMWARE: InstalledPart(version=version)} if parts is None else parts,
+        parts=_parts(fields) if "parts" in fields else {FIRMWARE: InstalledPart(version=version)},
         proto=fields.uint("proto", minimum=1, maximum=U32),
         hw=checked_hardware_id(fields.text("hw", max_bytes=32)),
         nonce=fields.optional(fields.binary, "nonce", min_bytes=NONCE_BYTES, max_bytes=NONCE_BYTES),
@@ -291,13 +286,7 @@ def _check_in(device: DeviceId, fields: Fields, body: dict[str, Any], key: Repor
     )
 
 
-@functools.lru_cache(maxsize=PARTS_KEPT)
-def _parts(packed: bytes, *, binary_as_text: bool) -> Mapping[str, InstalledPart]:
-    """What runs in a device, from its field in msgpack: it is the same in nearly all reports of most fleets.
-
-    The bytes tell what a dictionary would not: true from 1.
-    """
-    fields = Fields({"parts": msgpack.unpackb(packed)}, binary_as_text=binary_as_text)
+def _parts(fields: Fields) -> dict[str, InstalledPart]:
     listed = fields.mapping("parts")
     if not 1 <= len(listed) <= PARTS_MAX:
         raise Malformed(f"parts must name 1..{PARTS_MAX} components")
@@ -310,7 +299,7 @@ def _parts(packed: bytes, *, binary_as_text: bool) -> Mapping[str, InstalledPart
             digest8=_digest8(entry),
             trial=entry.uint(3, maximum=1) == 1,
         )
-    return MappingProxyType(parts)
+    return parts
 
 
 def _digest8(entry: Fields) -> bytes:
