@@ -79,6 +79,14 @@ class Site:
         """One operation of the running daemon."""
         return self.client.call(op, args)
 
+    @property
+    def is_silent(self) -> bool:
+        """No dialect has anything more to say to a device by itself, and nothing is open: whoever waits, waits in vain."""
+        with contextlib.closing(sqlite3.connect(f"file:{self.data / 'ota-bridge.sqlite'}?mode=ro", uri=True)) as db:
+            waking = db.execute("SELECT count(*) FROM dialect_memories WHERE wake_wall IS NOT NULL").fetchone()[0]
+            unfinished = db.execute("SELECT count(*) FROM deployments WHERE is_open = 1").fetchone()[0]
+        return waking == unfinished == 0
+
     def run(self, *words: str | Path) -> "subprocess.CompletedProcess[str]":
         """`ota-bridge` with these words, as an operator types them here."""
         place = ("--data-dir", self.data, "--set", f"local.socket={self.directory / 's'}")

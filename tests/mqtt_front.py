@@ -184,6 +184,7 @@ class Front:
         self.port = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, self._host, 0)
@@ -195,8 +196,7 @@ class Front:
         self.is_open = False
         self._server.close()
         self.cut()
-        while self._writers:
-            await asyncio.sleep(0.01)
+        await asyncio.gather(*self._serving, return_exceptions=True)
         await self._server.wait_closed()
 
     def cut(self) -> None:
@@ -218,6 +218,10 @@ class Front:
             to_device.transport.abort()
             return
         self.connects += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         rewriter = Rewriter(self.mapping, self._look)
         mine = {to_device, to_broker}
         self._writers |= mine

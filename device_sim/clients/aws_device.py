@@ -1,6 +1,7 @@
 """What the devices of this protocol have in common: topics, flash, one timer, what they report as failed."""
 
 import json
+from abc import ABC, abstractmethod
 from typing import Final
 
 from device_sim.clients.aws_flash import Flash
@@ -10,7 +11,7 @@ JOB_MESSAGE_MAX: Final = 5000
 """The network buffers of the demos."""
 
 
-class AwsDevice:
+class AwsDevice(ABC):
     """Base of the clients; topics here have no prefix, `aws.AwsClient` puts it before them."""
 
     def __init__(self, options: ClientOptions, flash: Flash) -> None:
@@ -33,29 +34,29 @@ class AwsDevice:
         """Whether it is of this variant."""
         return variant in self.options.variants
 
+    @abstractmethod
     def boot(self) -> list[Action]:
         """Power-on: RAM is empty."""
-        raise NotImplementedError
 
+    @abstractmethod
     def connected(self) -> list[Action]:
         """CONNACK."""
-        raise NotImplementedError
 
+    @abstractmethod
     def subscribed(self, topic_filter: str, *, granted: bool) -> list[Action]:
         """SUBACK."""
-        raise NotImplementedError
 
+    @abstractmethod
     def received(self, message: Incoming) -> list[Action]:
         """A message on one of its topics."""
-        raise NotImplementedError
 
+    @abstractmethod
     def disconnected(self) -> list[Action]:
         """The link broke."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expired(self) -> list[Action]:
         """Its timer ran out; `deadline` is None again."""
-        raise NotImplementedError
 
     def update(self, job_id: str, body: dict[str, object], qos: int = 0) -> Publish:
         """A status update, written as the libraries write JSON: without blanks."""

@@ -13,6 +13,7 @@ signed tree.
 
 import contextlib
 import errno
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -29,6 +30,8 @@ _SHIFT: Final = SEGMENT_BYTES.bit_length() - 1
 _MASK: Final = SEGMENT_BYTES - 1
 READ_AHEAD_BYTES: Final = 1 << 20
 _WOULD_BLOCK: Final = frozenset({errno.EAGAIN, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+
+_log = logging.getLogger(__name__)
 
 
 class SegmentCache:
@@ -170,6 +173,7 @@ class Image:
         """Notice a file that changed; try again what failed. Touches the disk."""
         file = self._file
         if file is not None and not file.is_unchanged():
+            _log.warning("artifact %s changed on disk: what is served of it is checked anew", self._path)
             self.free()
         self._failed.clear()
 

@@ -161,10 +161,12 @@ async def test_a_device_updates_by_url_from_its_notice_to_its_confirmation(here:
         assert (1, 0) == (counted(here)["whole"], counted(here)["cut"])
 
 
-@pytest.mark.parametrize("killed", ["the daemon", "the block plane's process"])
+@pytest.mark.parametrize(
+    ("here", "killed"),
+    [("own", "the daemon"), ("shared", "the daemon"), ("own", "the block plane's process")],
+    indirect=["here"],
+)
 async def test_a_download_is_resumed_with_the_same_link_after_a_kill(here: Site, killed: str):
-    if killed != "the daemon" and here.settings["blocks.process"] == "shared":
-        pytest.skip("it has no process of its own")
     image = here.image(SIZE)
     async with public_device(here) as device:
         await device.report()
@@ -218,7 +220,7 @@ async def test_an_image_that_was_altered_on_disk_fails_closed_in_the_middle_and_
         with blob.open("r+b") as file:
             file.seek(2_500_000)
             file.write(b"altered")
-        await asyncio.sleep(2.5)  # the files are looked at once a second
+        await until(lambda: "changed on disk" in here.log)
         got = await read(download)
         assert len(got) < SIZE
         assert image.read_bytes().startswith(got)

@@ -225,7 +225,7 @@ async def test_what_fails_every_time_ends_with_its_reason_and_the_device_is_left
                 reports = len([one for one in seen.seen if b"report_version" in one[2]])
                 fleet.cut("d1")
                 await until(lambda: len([one for one in seen.seen if b"report_version" in one[2]]) > reports)
-                await asyncio.sleep(5)
+                await until(lambda: here.is_silent, within_s=30)
             assert told == len(notices(seen, device))
         assert codes * 3 == list(made["d1"].outcome.failures)
         assert {codes[0]} == {one["result_code"] for one in shown}

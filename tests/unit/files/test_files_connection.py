@@ -7,6 +7,7 @@ import time
 
 import pytest
 from files_site import HOST, ROLLOUT, TENCENT, files, image_of, used_in
+from harness import until
 
 from ota_bridge.core.blocks import Served
 from ota_bridge.core.errors import ArtifactCold
@@ -292,20 +293,15 @@ async def test_a_device_that_takes_nothing_is_hung_up_on_and_holds_little_memory
             sock.connect((HOST, site.port))
             sock.sendall(site.get(number).encode())
             lines.append(sock)
-        deadline = time.monotonic() + 10
-        while site.files.counters.requests < 20 or len(site.serving.bodies.begun) < 20:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(0.3)
+        await until(lambda: 20 == site.files.counters.requests == len(site.serving.bodies.begun), within_s=10)
+        await until(lambda: all(one._writer.transport.get_write_buffer_size() for one in site.files._connections))
         waiting = [one._writer.transport.get_write_buffer_size() for one in site.files._connections]
         assert max(waiting) <= 16_384 + 2 * 16_384
         sent = [one.high_water_bytes for one in site.server.drain(0.0, time.monotonic(), whole=True)]
         assert max(sent) <= 500_000  # of sixteen million: what is told as progress is about what was taken
         async with site.line() as line:
             assert 206 == (await line.ask(site.get(Range="bytes=0-99999"))).status
-        while site.files.counters.stalled < 20:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+        await until(lambda: 20 == site.files.counters.stalled, within_s=10)
         assert not site.serving.bodies.begun
         for sock in lines:
             sock.close()
@@ -319,11 +315,8 @@ async def test_a_device_that_takes_nothing_gives_its_part_of_the_rates_back():
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         sock.connect((HOST, site.port))
         sock.sendall(site.get().encode())
-        deadline = time.monotonic() + 15
         for reached in (lambda: site.server.shares._lanes, lambda: not site.server.shares._lanes):
-            while not reached():
-                assert time.monotonic() < deadline
-                await asyncio.sleep(0.02)
+            await until(reached, every_s=0.01)
         assert site.serving.bodies.begun
         sock.close()
 
@@ -357,11 +350,8 @@ async def test_a_device_that_goes_away_while_it_waits_leaves_nothing_behind():
         assert isinstance(site.blocks(0), Served)
         async with site.line() as line:
             await line.send(site.get(1))
-            await asyncio.sleep(0.1)
-        deadline = time.monotonic() + 5
-        while site.files._connections:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
+            await until(lambda: 1 == site.files.counters.requests)
+        await until(lambda: not site.files._connections, within_s=5)
         assert (0, set()) == (site.files.counters.whole, site.serving.bodies.begun)
 
 
@@ -372,10 +362,7 @@ async def test_a_device_that_goes_away_in_the_middle_is_no_error_of_ours(caplog)
             async with site.line() as line:
                 await line.send(site.get(number))
                 await line.head()
-        deadline = time.monotonic() + 10
-        while site.files._connections:
-            assert time.monotonic() < deadline
-            await asyncio.sleep(0.02)
+        await until(lambda: not site.files._connections, within_s=10)
         assert (8, [], set()) == (site.files.counters.cut, caplog.messages, site.serving.bodies.begun)
         assert {} == site.server.shares._lanes
 
@@ -385,7 +372,7 @@ async def test_what_is_sent_to_one_that_has_gone_away_is_told_as_that():
         await line.ask(site.get())
         (one,) = site.files._connections
         one.hang_up()
-        await asyncio.sleep(0.05)
+        await until(lambda: not site.files._connections)
         with pytest.raises(ConnectionResetError):
             one._put(b"more")
 
