@@ -26,6 +26,7 @@ from typing import Any, Final, cast
 
 from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
 from ota_bridge.mqtt import codec
+from ota_bridge.mqtt.hang_up import hang_up
 from ota_bridge.mqtt.opening import KeepAlive, open_connection
 from ota_bridge.wire import BrokerAddress
 
@@ -409,7 +410,7 @@ class _Connection(asyncio.Protocol):
         if self._error is None:
             self._error = error
         if self._transport is not None:
-            self._transport.abort()
+            hang_up(self._transport)
 
     async def close(self) -> None:
         """Say DISCONNECT if the connection stands, and wait, not long, until it is gone."""
@@ -418,8 +419,10 @@ class _Connection(asyncio.Protocol):
             return
         try:
             if not transport.is_closing():
+                self._error = self._error or BrokerError("closed by this side")
+                self._backlog = ()  # nothing follows a DISCONNECT: MQTT 3.1.1 §3.14.4-2
                 transport.write(codec.DISCONNECT)
                 transport.close()
             await asyncio.wait({self.ended}, timeout=CLOSE_TIMEOUT_S)
         finally:
-            transport.abort()
+            hang_up(transport)

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
 from ota_bridge.mqtt import codec
+from ota_bridge.mqtt.hang_up import hang_up
 from ota_bridge.mqtt.opening import KeepAlive, open_connection
 from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
@@ -125,7 +126,7 @@ class ControlConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
-            self._transport.abort()
+            hang_up(self._transport)
         futures: tuple[asyncio.Future[Any], ...] = (self.ended, self._connack, *self._subacks.values())
         for future in futures:
             if not future.cancel() and not future.cancelled():
@@ -303,6 +304,6 @@ class ControlConnection(asyncio.Protocol):
     def _fail(self, why: str) -> None:
         self.accepted = False
         if self._transport is not None:
-            self._transport.abort()
+            hang_up(self._transport)
         if not self.ended.done():
             self.ended.set_exception(BrokerError(why))

@@ -27,6 +27,7 @@ from amqtt.errors import AMQTTError
 
 from ota_bridge.accept import Acceptor
 from ota_bridge.mqtt.embedded_topics import Subscriptions, publish_qos0
+from ota_bridge.mqtt.hang_up import hang_up
 
 _logger = logging.getLogger("ota_bridge.mqtt.embedded")
 
@@ -87,7 +88,7 @@ class _Writer(StreamWriterAdapter):  # type: ignore[misc]  # amqtt is read as un
 
     def abort(self) -> None:
         self.is_closed = True
-        self._transport.abort()
+        hang_up(self._transport)
 
 
 class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
@@ -156,7 +157,7 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
     ) -> None:
         if len(self._open) >= self._max_connections:
             self._counters.turned_away += 1
-            writer.transport.abort()
+            hang_up(writer.transport)
             return
         task = asyncio.current_task()
         assert task is not None

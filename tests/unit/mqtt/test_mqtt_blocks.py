@@ -617,6 +617,20 @@ async def test_a_broker_that_stops_reading_feels_it_over_tcp(broker):
 
 
 @on_both_loops
+async def test_a_link_that_ends_while_the_broker_reads_slowly_ends_without_an_error(broker):
+    link = link_to(broker, numbered_blocks)
+    async with running(link):
+        peer = await up(broker, link)
+        await peer.send(b"".join(publish(b"get/a", bytes(4)) for _ in range(REQUESTS)))
+        connection = connection_of(link)
+        await until(lambda: connection._paused)
+        reading = asyncio.create_task(peer.closed(), name="reads on")
+        await connection.close()  # what was buffered goes out in between
+        assert await reading  # DISCONNECT was the last
+        await connection.close()
+
+
+@on_both_loops
 async def test_a_broker_that_takes_nothing_for_long_is_left(broker, caplog):
     link = link_to(broker, numbered_blocks, watch_s=0.2)
     async with running(link):
