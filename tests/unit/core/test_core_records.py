@@ -41,3 +41,26 @@ def test_a_record_that_checks_itself_still_does():
     assert Limits(downloads=3) == replace(Limits(), downloads=3)
     with pytest.raises(InvalidInput, match="downloads"):
         replace(Limits(), downloads=-1)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Base:
+    left: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Derived(Base):
+    right: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plain:
+    left: int
+
+
+@pytest.mark.parametrize("record", [Derived(left=1, right=2), Plain(left=1)], ids=["derived", "plain"])
+def test_records_stay_frozen_whatever_they_derive_from(record):
+    changed = replace(record, left=3)
+    assert dataclasses.replace(record, left=3) == changed
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        changed.left = 4
