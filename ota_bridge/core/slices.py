@@ -7,6 +7,7 @@ nothing is done twice, and a step on the same records does the same.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from ota_bridge.core import steering
@@ -51,7 +52,7 @@ def plan(updates: Updates, go_on: GoOn) -> bool:
         if rollout.state is RolloutState.RUNNING:
             worked = _step(updates, rollout, go_on)
         else:
-            worked = rollout.is_planning and _cancel_some(updates, rollout, go_on)
+            worked = rollout.is_planning and _end_some(updates, rollout, go_on)
         more = more or worked
         if worked and not go_on():
             return True
@@ -262,16 +263,23 @@ def _act(updates: Updates, rollout: Rollout, action: Action | None, cause: str) 
 # --- what the end means for each deployment ------------------------------------------------------------------
 
 
-def _cancel_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
-    """Take a canceled rollout from further devices; True while some are left."""
-    for deployment in updates.unit.deployments.of_rollout(rollout.id, after=_last(rollout), limit=PAGE):
-        steering.release_device(updates, rollout, deployment, _why_canceled(rollout))
+def _end_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
+    """Take a canceled rollout from further devices, or let them go on to their end; True while some are left."""
+    goes_on = rollout.standing.is_resuming
+    page = partial(updates.unit.deployments.of_rollout, rollout.id, open_only=goes_on)
+    for deployment in page(after=_last(rollout), limit=PAGE):
+        if goes_on:
+            steering.follow(updates, deployment)
+        else:
+            steering.release_device(updates, rollout, deployment, _why_canceled(rollout))
         rollout = replace(rollout, sweep=deployment.id)
         if not go_on():
             updates.unit.rollouts.put(rollout)
             return True
-    more = bool(updates.unit.deployments.of_rollout(rollout.id, after=_last(rollout), limit=1))
-    steering.store(updates, rollout if more else replace(rollout, sweep=None))
+    more = bool(page(after=_last(rollout), limit=1))
+    if not more:
+        rollout = replace(rollout, sweep=None, standing=replace(rollout.standing, is_resuming=False))
+    steering.store(updates, rollout)
     return more
 
 

@@ -58,7 +58,7 @@ def hold_of(unit: UnitOfWork, rollout: Rollout) -> GrantState | None:
     release = unit.releases.get(rollout.release)
     if release is not None and release.state is ReleaseState.WITHDRAWN:
         return GrantState.WITHDRAWN
-    is_ending = rollout.state is RolloutState.CANCELED and rollout.is_planning
+    is_ending = rollout.state is RolloutState.CANCELED and rollout.is_planning and not rollout.standing.is_resuming
     return GrantState.PAUSED if is_ending or rollout.state is RolloutState.PAUSED else None
 
 
@@ -120,7 +120,7 @@ def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> R
     """End it. What is open is canceled in slices (`sweep` says how far that has come), or at once by `cancel_open`."""
     canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
     updates.unit.members.clear(rollout.id)
-    return store(updates, replace(canceled, sweep=""))
+    return store(updates, replace(canceled, sweep="", standing=replace(canceled.standing, is_resuming=False)))
 
 
 def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
@@ -142,13 +142,12 @@ def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
 
 
 def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
-    """Let nobody else in; what runs goes on to its end."""
-    canceled = store(updates, rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause))
+    """Let nobody else in; what runs goes on to its end, and what was held follows (`follow`) in slices."""
+    canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
     updates.unit.members.clear(rollout.id)
     if rollout.state is RolloutState.PAUSED or rollout.standing.is_resuming:
-        for deployment in deployments_of(updates, canceled, open_only=True):
-            updates.schedule(deployment)
-    return canceled
+        canceled = replace(canceled, sweep="", standing=replace(canceled.standing, is_resuming=True))
+    return store(updates, canceled)
 
 
 def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, cause: str) -> bool:

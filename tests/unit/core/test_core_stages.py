@@ -130,6 +130,53 @@ def test_a_gate_holds_a_large_stage_at_once_and_another_process_lets_it_go_on_in
     assert {GrantState.OPEN} == {state for device in devices[1:] for state in heir.granted(device.id).values()}
 
 
+def test_what_was_held_for_long_may_finish_in_slices_and_has_its_times_again():
+    world, devices = fleet(40)
+    rollout = start(world)
+    for device in devices[20:]:
+        device.asks()
+    world.do("rollout.pause", rollout=rollout)
+    world.passes(10 * 86_400)
+    cancel = {"rollout": rollout, "let_finish": True}
+    world.commit(lambda unit: perform(unit, world.bridge, "rollout.cancel", cancel, caller=world.caller, now=world.now))
+    assert of(world, rollout).is_planning
+    world.tick()
+    assert {State.OFFERED, State.DOWNLOADING} == {device.state for device in devices}
+    assert {GrantState.OPEN} == {state for device in devices for state in world.granted(device.id).values()}
+    left = [7]
+
+    def go_on():
+        left[0] -= 1
+        return left[0] > 0
+
+    world.commit(lambda unit: world.bridge.plan(unit, world.now, go_on).outputs)
+    assert of(world, rollout).is_planning
+    asked = world.outputs + world.plan()
+    assert {device.id for device in devices} <= {one.device for one in asked if isinstance(one, CheckInRequest)}
+    assert (RolloutState.CANCELED, False) == (of(world, rollout).state, of(world, rollout).is_planning)
+    assert not of(world, rollout).standing.is_resuming
+    world.tick()
+    assert {State.OFFERED, State.DOWNLOADING} == {device.state for device in devices}
+    for device in devices:
+        confirm(device)
+
+
+def test_a_rollout_that_is_canceled_while_it_goes_on_again_is_canceled():
+    world, devices = fleet(3)
+    rollout = start(world)
+    world.do("rollout.pause", rollout=rollout)
+    for what in ("rollout.resume", "rollout.cancel"):
+        args = {"rollout": rollout}
+        world.commit(
+            lambda unit, what=what, args=args: perform(
+                unit, world.bridge, what, args, caller=world.caller, now=world.now
+            )
+        )
+    world.plan()
+    assert not [device for device in devices if device.latest.is_open and device.state is not State.CANCELING]
+    assert not of(world, rollout).is_planning
+
+
 def test_who_resumes_a_rollout_that_failed_has_seen_its_failures():
     world, devices = fleet(10)
     rollout = start(world, {"stages": [{"devices": 4, "failure": {"count": 2}}, {}]})
