@@ -121,7 +121,7 @@ TARGETS = (
         max_bytes=300,
     ),
     Target(
-        name="sim_alibaba", about="tasks and blocks, as Alibaba's devices read them", read=device, refusals=(),
+        name="sim_alibaba", about="tasks and blocks, as Alibaba's devices read them", read=device, refusals=(), one_in=4,
         words=(*WORDS, b"bSize", b"bOffset", b"fileLength", b"Md5", b"streamFileId", b'success"}'), forms=(JSON,),
     ),
 )  # fmt: skip

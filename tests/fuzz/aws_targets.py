@@ -104,7 +104,7 @@ TARGETS = (
         words=(b"$aws/things/", b"/jobs/", b"/get", b"/update", b"$next", b"start-next", b"\0", b"x" * 65), max_bytes=300,
     ),
     Target(
-        name="sim_aws", about="job messages and blocks, as AWS devices read them", read=device,
+        name="sim_aws", about="job messages and blocks, as AWS devices read them", read=device, one_in=4,
         refusals=(WentWrong, NotForUs, SimMalformed), words=(*WORDS, b"\\/", b"afr_ota"), forms=(JSON, CBOR),
     ),
 )  # fmt: skip

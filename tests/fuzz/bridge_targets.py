@@ -741,21 +741,21 @@ TARGETS = (
     ),
     Target(
         name="config_file", about="the configuration file", read=config_file, refusals=(ConfigError,), slow_s=0.1,
-        words=SETTING_WORDS,
+        words=SETTING_WORDS, one_in=4,
     ),
     Target(
-        name="plan_toml", about="plan files in TOML", read=plan_toml, refusals=(InvalidInput,), slow_s=0.1, one_in=2,
+        name="plan_toml", about="plan files in TOML", read=plan_toml, refusals=(InvalidInput,), slow_s=0.1, one_in=10,
         words=(*PLAN_WORDS, b"[[", b"]]", b" = ", b'"""', b"'''", b"2026-12-01T02:00:00+01:00"), max_bytes=4_000,
         peak_bytes=1 << 20,
     ),
     Target(
-        name="plan_yaml", about="plan files in YAML", read=plan_yaml, refusals=(InvalidInput,), slow_s=0.25, one_in=4,
+        name="plan_yaml", about="plan files in YAML", read=plan_yaml, refusals=(InvalidInput,), slow_s=0.25, one_in=20,
         words=(*PLAN_WORDS, b": ", b"\n- ", b"\n  ", b"&a", b"*a", b"!!str", b"---", b"...", b"|", b">-", b"? ", b"<<", b"%YAML"),
         max_bytes=4_000, peak_bytes=1 << 20,
     ),
     Target(
         name="config_words", about="environment and flags", read=config_words, refusals=(ConfigError,), slow_s=0.1,
-        words=SETTING_WORDS, max_bytes=2_000,
+        words=SETTING_WORDS, max_bytes=2_000, one_in=4,
     ),
     Target(
         name="broker_url", about="broker URLs, by both programs", read=broker_url, one_in=4, refusals=(ConfigError,),
