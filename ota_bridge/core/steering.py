@@ -22,7 +22,7 @@ from ota_bridge.core.values import DeploymentId, ReleaseId
 
 SELF: Final = SYSTEM
 """Who acts where a gate or the clock does."""
-AT_ONCE_MAX: Final = 200
+AT_ONCE_MAX: Final = 50
 """So many deployments of a canceled rollout are canceled with it; those of more devices follow in slices."""
 _CANCELABLE: Final = frozenset(
     {state for state in OPEN if DeploymentEvent.CANCEL in TRANSITIONS[state]} - {State.CANCELING}

@@ -725,7 +725,7 @@ TARGETS = (
     ),
     Target(
         name="keyset", about="keysets, by both programs", read=keyset_step, refusals=(KeysetRefused,), words=CBOR_WORDS,
-        forms=(CBOR,), max_bytes=1_200,
+        forms=(CBOR,), max_bytes=1_200, one_in=2,
     ),
     Target(
         name="ticket", about="tickets, by both programs", read=ticket, refusals=(ManifestRefused,), words=CBOR_WORDS,
@@ -733,7 +733,7 @@ TARGETS = (
     ),
     Target(
         name="trust", about="trust documents, by both programs", read=trust_document, refusals=(InvalidInput,),
-        words=(*JSON_WORDS, b"kid", b"alg", b"public", b"ed25519", b"p256", b"test"), forms=(JSON,),
+        words=(*JSON_WORDS, b"kid", b"alg", b"public", b"ed25519", b"p256", b"test"), forms=(JSON,), one_in=4,
     ),
     Target(
         name="key_file", about="PEM files of private keys", read=key_file, one_in=4, refusals=(InvalidInput,),
