@@ -83,7 +83,7 @@ WORK_S: Final = 0.002
 """How long one slice of what concerns the whole fleet may hold the store, and what it costs the block plane at most."""
 REST_S: Final = 0.004
 """Between two slices: reports and blocks have the processor to themselves."""
-BACKLOG_MAX: Final = 1000
+BACKLOG_MAX: Final = 256
 """Messages that wait on the control link: above it no slice begins, or acknowledgements would wait behind offers."""
 ANSWER_S: Final = 0.5
 """An operator's answer waits this long for the planner, so that small fleets are counted in it."""
