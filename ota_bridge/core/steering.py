@@ -24,6 +24,8 @@ SELF: Final = SYSTEM
 """Who acts where a gate or the clock does."""
 AT_ONCE_MAX: Final = 50
 """So many deployments of a canceled rollout are canceled with it; those of more devices follow in slices."""
+_PAGE: Final = 100
+"""How many deployments are in memory at once."""
 _CANCELABLE: Final = frozenset(
     {state for state in OPEN if DeploymentEvent.CANCEL in TRANSITIONS[state]} - {State.CANCELING}
 )
@@ -33,7 +35,7 @@ _AGAIN: Final = frozenset({State.OFFERED, State.DOWNLOADING, State.DOWNLOADED, S
 def deployments_of(updates: Updates, rollout: Rollout, *, open_only: bool = False) -> Iterator[Deployment]:
     """The latest attempts of a rollout, page by page."""
     after: DeploymentId | None = None
-    while page := updates.unit.deployments.of_rollout(rollout.id, open_only=open_only, after=after):
+    while page := updates.unit.deployments.of_rollout(rollout.id, open_only=open_only, after=after, limit=_PAGE):
         yield from page
         after = page[-1].id
 
