@@ -1,7 +1,7 @@
 """Whole rollouts in stages: members are found, let in, judged; what operators, gates and the clock do to them."""
 
 import pytest
-from core_world import START_S, World, image_of
+from core_world import FACTORY, START_S, World, image_of
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
@@ -236,6 +236,36 @@ def test_a_success_soaks():
     world.jump(2)
     world.plan()
     assert devices == begun(devices)
+
+
+def test_a_soak_begins_anew_when_what_was_confirmed_was_lost_meanwhile():
+    world, devices = fleet(4)
+    start(world, {"stages": [{"devices": 1, "success": {"soak_s": 60}}, {}]})
+    first = begun(devices)[0]
+    confirm(first)
+    world.plan()
+    world.jump(30)
+    first.runs(FACTORY, seq=1).restarts()
+    world.plan()
+    confirm(first)
+    world.plan()
+    world.jump(59)
+    world.plan()
+    assert [first] == begun(devices)
+    world.jump(2)
+    world.plan()
+    assert devices == begun(devices)
+
+
+def test_a_window_opens_by_the_devices_own_zone():
+    world, devices = fleet(2)  # the world's clock stands at 13:46:40 UTC, which is 22:46:40 in Tokyo
+    world.do("device.set", device="d000", attrs={"tz": "Asia/Tokyo"})
+    start(world, {"windows": [{"cron": "0 3 * * *", "length_s": 3600}]})
+    world.plan()
+    world.passes(15_199)
+    assert [State.QUEUED, State.QUEUED] == [device.state for device in devices]
+    world.passes(361)
+    assert [State.OFFERED, State.QUEUED] == [device.state for device in devices]
 
 
 def test_the_gate_says_how_far_it_is():

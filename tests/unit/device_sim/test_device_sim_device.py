@@ -379,6 +379,18 @@ def test_a_window_is_waited_for(lab):
     assert 25 <= bench.now <= 36
 
 
+def test_a_window_that_was_missed_is_over_and_the_next_offer_decides(lab):
+    bench = lab(offer_extra={"start_in_s": 0, "length_s": 5})
+    bench.refuse = lambda request: [4, 3, 16384, 16] if bench.now < 10 else None
+    bench.run(lambda: bench.requests)
+    bench.offering = False
+    bench.run(lambda: bench.now > 100)
+    assert (Phase.DOWNLOADED, 0) == (bench.device.snapshot().phase, bench.states().count("burning"))
+    bench.offering, bench.offer_extra = True, {}
+    bench.run_settled()
+    assert_confirmed(bench)
+
+
 def test_a_stop_keeps_the_image_until_the_next_offer(lab):
     bench = lab(verdict="stop")
     bench.run(lambda: "burning" in bench.states())

@@ -511,6 +511,16 @@ def test_progress_of_what_is_not_open_moves_nothing():
     assert [] == met.core.events("dialect_failed")
 
 
+@pytest.mark.parametrize("state", ["burning", "done", "fail"])
+def test_progress_of_another_version_than_the_open_one_moves_nothing(state):
+    met = updating(image=BIG)
+    met.run(until=lambda: "18" in met.line.words())
+    body = {"type": "report_progress", "report": {"progress": {"state": state}, "version": OLD}}
+    list(met.answer(f"$ota/report/{PRODUCT}/{NAME}", json.dumps(body)))
+    assert ["DOWNLOADING"] == met.states()
+    assert ["CONFIRMED"] == met.run().states()
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

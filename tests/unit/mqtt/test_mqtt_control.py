@@ -336,6 +336,18 @@ async def test_messages_keep_their_order_beyond_the_window_of_what_is_in_flight(
         assert [body[-4:] for body in broker.of_type(3)] == sent
 
 
+async def test_no_packet_id_is_used_again_before_its_puback(monkeypatch):
+    monkeypatch.setattr(control_connection, "_IDS", 3)
+    async with ScriptedBroker(puback=False) as broker, connected(broker) as recorder:
+        for payload in (b"1", b"2", b"3"):
+            assert recorder.link.publish(MqttMessage(topic="t", payload=payload, qos=1))
+        broker.send(b"\x40\x02\x00\x02")
+        await eventually(lambda: recorder.link.queued == 2)
+        assert recorder.link.publish(MqttMessage(topic="t", payload=b"4", qos=1))
+        await eventually(lambda: len(broker.of_type(3)) == 4)
+        assert [body[3:] for body in broker.of_type(3)] == [b"\0\x011", b"\0\x022", b"\0\x033", b"\0\x024"]
+
+
 async def test_what_a_kept_session_delivers_before_the_suback_can_be_answered():
     async with ScriptedBroker(connack=CONNACK + publish(b"$ota/report/p/d", b"x", mid=9, qos=1)) as broker:
         recorder = Recorder(broker.address)

@@ -297,6 +297,22 @@ def test_a_replaced_file_is_checked_anew(blobs, tmp_path, same):
             read(artifact, 0, 1)
 
 
+def test_a_good_copy_with_the_size_and_the_time_of_the_damaged_file_heals_it(blobs, tmp_path):
+    manifest, _ = store_image(blobs)
+    path = blobs.blob_path(manifest.sha256)
+    alter(path, 9)
+    artifact = blobs.open(manifest)
+    with pytest.raises(ArtifactDamaged, match="chunk 0 was altered"):
+        read(artifact, 0, 1)
+    copy, state = tmp_path / "copy", path.stat()
+    copy.write_bytes(IMAGE)
+    os.utime(copy, ns=(state.st_atime_ns, state.st_mtime_ns))
+    copy.replace(path)
+    blobs.look()
+
+    assert read(artifact, 0, len(IMAGE)) == IMAGE
+
+
 @pytest.mark.parametrize("fault", ["flip", "cut", "longer", "missing"])
 def test_a_damaged_chunk_list_is_found_at_open(blobs, fault):
     manifest, _ = store_image(blobs)

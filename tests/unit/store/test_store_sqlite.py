@@ -319,6 +319,23 @@ def test_the_work_after_a_group_that_was_lost_reads_nothing_of_it(store, deliver
     assert [[Committed(None)]] == deliveries.take(1)
 
 
+def test_what_a_rollback_that_failed_left_open_is_not_committed_with_the_next_group(store, deliveries):
+    def refuse():
+        raise sqlite3.OperationalError("disk I/O error")
+
+    refusing = Refusing.into(store, "COMMIT")
+    refusing.rollback = refuse
+    store.submit(lambda unit: unit.devices.put(device("lost")), deliveries.tell)
+    assert isinstance(deliveries.take(1)[0][0].error, StoreError)
+    refusing.statement = ""
+    del refusing.rollback
+    store.submit(lambda unit: unit.devices.put(device("kept")), deliveries.tell)
+    assert deliveries.take(1) == [[Committed(None)]]
+    names = ("lost", "kept")
+    found = store.read(lambda unit: [unit.devices.get(DeviceId("prod", name)) for name in names])
+    assert found == [None, device("kept")]
+
+
 def test_when_an_error_ends_the_transaction_all_before_it_in_the_group_fail_too(store, deliveries):
     def lose_all(unit):
         store._db.execute("ROLLBACK")
