@@ -12,6 +12,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -349,10 +350,13 @@ def tune_gc() -> None:
 
 
 async def tidy() -> None:
-    """Give back what is free, for ever."""
+    """Give back what is free, for ever; where there is much to look at, the more rarely."""
+    wait_s = TIDY_S
     while True:
-        await asyncio.sleep(TIDY_S)
+        await asyncio.sleep(wait_s)
+        began = time.monotonic()
         gc.collect()
+        wait_s = max(TIDY_S, 1000 * (time.monotonic() - began))
 
 
 async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
