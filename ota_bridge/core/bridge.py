@@ -62,6 +62,7 @@ from ota_bridge.core.rollout.paths import Paths
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.slices import PAGE, GoOn, Slice, for_ever, plan
 from ota_bridge.core.speaking import NO_DIALECTS, Dialects, Speaking
+from ota_bridge.core.steering import hold_of
 from ota_bridge.core.terms import Terms
 from ota_bridge.core.updates import Updates
 from ota_bridge.core.values import NATIVE, DeploymentId, DeviceId, Now
@@ -410,9 +411,10 @@ class Bridge:
         if distrust:
             return distrust
         rollout = updates.unit.rollouts.get(deployment.rollout) if deployment.rollout else None
-        paused = rollout is not None and rollout.state is RolloutState.PAUSED
-        # What a canceled rollout still has open heals a device that it had reached.
-        return "the rollout is paused" if paused and deployment.state is not State.INSTALLING else ""
+        if rollout is None or deployment.state is State.INSTALLING or hold_of(updates.unit, rollout) is None:
+            return ""
+        # What a canceled rollout still has open once all of it was canceled heals a device that it had reached.
+        return "the rollout is paused" if rollout.state is RolloutState.PAUSED else "the rollout is being canceled"
 
     # --- what both have in common ------------------------------------------------------------------------
 

@@ -452,6 +452,21 @@ async def test_the_caps_are_in_force_before_the_table_is_open(harness, monkeypat
     assert [Limits(downloads=7)] == seen
 
 
+async def test_caps_that_change_while_the_table_is_loaded_are_not_overwritten_by_those_of_before(harness, monkeypatch):
+    await harness.gateway.commit(lambda unit: (unit.limits.put(StandingLimits(limits=Limits(downloads=7))), []))
+    real, news = harness.store.read, [LimitsChanged(limits=Limits(downloads=3))]
+
+    def read(work):
+        found = real(work)
+        while news:  # committed after what was read
+            harness.gateway._let_out(news.pop())
+        return found
+
+    monkeypatch.setattr(harness.store, "read", read)
+    await harness.gateway.load()
+    assert Limits(downloads=3) == harness.world.server.shares.limits
+
+
 @pytest.fixture
 def settled(monkeypatch):
     monkeypatch.setattr("ota_bridge.gateway.SETTLE_S", 0.0)

@@ -5,7 +5,7 @@ from core_world import FACTORY, START_S, World, image_of
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import Conflict, InvalidInput
-from ota_bridge.core.messages import CheckInRequest, GrantState, Offer
+from ota_bridge.core.messages import CheckInRequest, GrantState, Offer, ReportAck
 from ota_bridge.core.operations import perform
 from ota_bridge.core.rollout.model import PLACES_END, TIER, RolloutState
 from ota_bridge.core.steering import AT_ONCE_MAX
@@ -188,6 +188,21 @@ def test_who_resumes_a_rollout_that_failed_has_seen_its_failures():
     assert RolloutState.RUNNING is of(world, rollout).state
     for device in begun(devices)[2:]:
         fail(device)
+    world.plan()
+    assert RolloutState.PAUSED is of(world, rollout).state
+
+
+def test_who_resumes_has_seen_no_failures_but_those_that_the_gate_counts():
+    world, devices = fleet(4)
+    failure = {"count": 1, "kinds": ["ROLLED_BACK"]}
+    rollout = start(world, {"stages": [{"devices": 3, "failure": failure}, {}]})
+    first, second, third = begun(devices)
+    for device in (first, second):
+        fail(device, code="REFUSED_SIG")
+    world.do("rollout.pause", rollout=rollout)
+    world.do("rollout.resume", rollout=rollout)
+    for state in ("downloaded", "burning", "rolled_back"):
+        third.says(state)
     world.plan()
     assert RolloutState.PAUSED is of(world, rollout).state
 
@@ -591,3 +606,24 @@ def test_a_cancel_of_many_stops_all_blocks_at_once_and_takes_the_rest_in_slices(
     world.plan()
     assert {State.CANCELING} == {device.state for device in devices}
     assert ({}, None) == (world.server.held, of(world, rollout).sweep)
+
+
+@pytest.mark.parametrize(
+    ("operation", "args"),
+    [("rollout.cancel", {}), ("release.withdraw", {"release": "1.1.0"})],
+    ids=["cancel", "withdraw"],
+)
+def test_who_waits_for_the_slice_that_cancels_it_does_not_begin_to_install(operation, args):
+    world, devices = fleet(AT_ONCE_MAX + 2)
+    rollout = start(world)
+    for device in devices:
+        device.says("downloaded")
+    wanted = args or {"rollout": rollout}
+    world.commit(lambda unit: perform(unit, world.bridge, operation, wanted, caller=world.caller, now=world.now))
+    waiting = [device for device in devices if device.state is State.DOWNLOADED]
+    assert 2 == len(waiting)
+    for device in waiting:
+        ack = world.sent(ReportAck, device.says("burning"))[0]
+        assert ((), (device.open.id,)) == (ack.go, ack.stop)
+    world.plan()
+    assert {State.CANCELING} == {device.state for device in devices}

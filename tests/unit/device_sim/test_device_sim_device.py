@@ -410,6 +410,27 @@ def test_burning_is_repeated_until_there_is_a_verdict(lab):
     assert_confirmed(bench)
 
 
+def test_without_a_verdict_nothing_is_installed_and_the_device_checks_in_instead(lab):
+    bench = lab(verdict=None)
+    bench.run(lambda: "burning" in bench.states())
+    bench.offering, before = False, len(bench.check_ins())
+    bench.run(lambda: bench.now > 200)
+    assert (0, Phase.DOWNLOADED) == (bench.reboots, bench.device.snapshot().phase)
+    assert len(bench.check_ins()) > before
+
+
+@pytest.mark.parametrize("verdict", ["go", "stop"])
+def test_a_verdict_on_another_deployment_is_none_on_this(lab, verdict):
+    bench = lab(verdict=None)
+    bench.on_report = lambda report: (
+        bench.send({"type": "report_ack", "boot": report["boot"], "seqs": [report["seq"]], verdict: ["another"]})
+        if report["report"].get("progress", {}).get("state") == "burning"
+        else None
+    )
+    bench.run(lambda: bench.states().count("burning") == 3)
+    assert (0, Phase.INSTALLING) == (bench.reboots, bench.device.snapshot().phase)
+
+
 @pytest.mark.parametrize(("code", "low_s", "high_s"), [(4, 3, 6), (5, 3, 6)])
 def test_busy_and_paused_wait_as_long_as_they_say(lab, code, low_s, high_s):
     bench = lab()

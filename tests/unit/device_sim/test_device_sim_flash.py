@@ -237,6 +237,23 @@ def test_a_power_cut_at_any_operation_leaves_the_old_or_the_new_record(erased, h
     chip.close()
 
 
+@pytest.mark.parametrize("how", Cut)
+def test_a_cut_at_the_erase_for_another_turn_leaves_the_record_before_it(how):
+    chip = Flash(None, Chip(runs=((2, 4096),), page_bytes=256))
+    journal = Journal(chip, 0)
+    for turn in range(12):
+        record = b"%02d" % turn * 500
+        if turn and turn % 4 == 0:  # four of them fill a sector
+            chip.cut_power_at(1, how, Random(turn))
+            with pytest.raises(FlashPowerCut):
+                journal.write(record)
+            chip.power_on()
+            journal = Journal(chip, 0)
+            assert b"%02d" % (turn - 1) * 500 == journal.body
+        journal.write(record)
+    chip.close()
+
+
 def test_settings_survive_packing():
     settings = Settings(
         version="1.0.0",

@@ -154,6 +154,12 @@ def test_anti_rollback_compares_with_the_stored_seq():
     )
 
 
+def test_a_manifest_without_a_security_counter_is_below_any_that_is_installed():
+    installed = Installed(digest=b"", seqs={"firmware": 5}, slot_bytes=1 << 20, security_counter=2)
+    assert verdict(signed(seq=6), installed) == Refusal.ROLLBACK
+    assert verdict(signed(seq=6, k14=2), installed) == ""
+
+
 def test_the_threshold_counts_different_keys_once():
     trust = parse_trust(trust_document([AUTHOR, ONLINE], threshold=2))
     payload = cbor2.dumps(payload_for(IMAGE))

@@ -73,6 +73,13 @@ def test_a_stage_fails_by_what_has_ended(gate, numbers, failed):
     assert (Action.PAUSE if failed else None) is found.action
 
 
+def test_a_failure_that_is_forgiven_makes_the_share_of_the_others_no_smaller():
+    stage = Stage(failure=FailureGate(share=0.5))
+    found = tally(counts(CONFIRMED=2, FAILED=4), 0, 10)
+    assert Gate.FAILED is stage_verdict(stage, found, None, WALL, forgiven=2).gate
+    assert Gate.FAILED is not stage_verdict(stage, found, None, WALL, forgiven=3).gate
+
+
 def test_failure_is_looked_at_before_success():
     stage = Stage(success=SuccessGate(share=0.5), failure=FailureGate(count=1))
     assert Gate.FAILED is verdict(stage, members=4, CONFIRMED=3, FAILED=1).gate
