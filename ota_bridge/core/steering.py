@@ -25,7 +25,7 @@ SELF: Final = SYSTEM
 AT_ONCE_MAX: Final = 50
 """So many deployments of a canceled rollout are canceled with it; those of more devices follow in slices."""
 _PAGE: Final = 100
-"""How many deployments are in memory at once."""
+"""How many deployments are read at once."""
 _CANCELABLE: Final = frozenset(
     {state for state in OPEN if DeploymentEvent.CANCEL in TRANSITIONS[state]} - {State.CANCELING}
 )
@@ -122,7 +122,7 @@ def cancel(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> R
     """End it. What is open is canceled in slices (`sweep` says how far that has come), or at once by `cancel_open`."""
     canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
     updates.unit.members.clear(rollout.id)
-    return store(updates, replace(canceled, sweep="", standing=replace(canceled.standing, is_resuming=False)))
+    return store(updates, _ending(canceled, ""))
 
 
 def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
@@ -135,12 +135,17 @@ def cancel_open(updates: Updates, rollout: Rollout, cause: str) -> int:
     last: DeploymentId | None = None
     for done, deployment in enumerate(deployments_of(updates, rollout)):
         if done == AT_ONCE_MAX:
-            store(updates, replace(rollout, sweep=last))
+            store(updates, _ending(rollout, last))
             return number
         release_device(updates, rollout, deployment, cause)
         last = deployment.id
-    store(updates, replace(rollout, sweep=None))
+    store(updates, _ending(rollout, None))
     return number
+
+
+def _ending(rollout: Rollout, sweep: str | None) -> Rollout:
+    """It is canceled up to here, also what was to go on to its end."""
+    return replace(rollout, sweep=sweep, standing=replace(rollout.standing, is_resuming=False))
 
 
 def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:

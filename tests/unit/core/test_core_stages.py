@@ -161,6 +161,22 @@ def test_what_was_held_for_long_may_finish_in_slices_and_has_its_times_again():
         confirm(device)
 
 
+def test_a_withdrawal_cancels_all_of_a_rollout_that_may_finish():
+    world, devices = fleet(AT_ONCE_MAX + 20)
+    rollout = start(world)
+    world.do("rollout.pause", rollout=rollout)
+    steps = (("rollout.cancel", {"rollout": rollout, "let_finish": True}), ("release.withdraw", {"release": "1.1.0"}))
+    for what, args in steps:
+        world.commit(
+            lambda unit, what=what, args=args: perform(
+                unit, world.bridge, what, args, caller=world.caller, now=world.now
+            )
+        )
+    world.plan()
+    assert not [device for device in devices if device.state in {State.OFFERED, State.DOWNLOADING}]
+    assert not of(world, rollout).is_planning
+
+
 def test_a_rollout_that_is_canceled_while_it_goes_on_again_is_canceled():
     world, devices = fleet(3)
     rollout = start(world)
