@@ -1,5 +1,6 @@
 """Why a rollout stands where it does (`why ROLLOUT`), and why a device of it was not let in yet."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,9 @@ from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.approvals import digest_of, needed_of, standing
 from ota_bridge.core.rollout.gates import Gate, Verdict, stage_verdict, tally
 from ota_bridge.core.rollout.model import Rollout, RolloutState
+from ota_bridge.core.rollout.planner import overtakes, precedence
 from ota_bridge.core.terms import Terms
+from ota_bridge.core.values import RolloutId
 from ota_bridge.core.views import iso, rollout_view
 
 
@@ -107,11 +110,11 @@ def verdict_of(unit: UnitOfWork, rollout: Rollout, wall: float) -> Verdict:
 
 def line_reason(terms: Terms, device: Device) -> tuple[str, str] | None:
     """What keeps a device from being let into the newest rollout that it belongs to and needs, or None."""
-    for rollout in sorted(terms.unit.rollouts.all(product=device.id.product), key=_rank)[::-1]:
-        if rollout.state is RolloutState.CANCELED or not _needs(terms, device, rollout):
+    rollouts = terms.unit.rollouts.all(product=device.id.product)
+    places = precedence(rollouts)
+    for rollout in sorted(rollouts, key=lambda rollout: -places[rollout.id]):
+        if rollout.state is RolloutState.CANCELED or not _needs(terms, device, rollout, places):
             continue
-        if any(held.rollout == rollout.id for held in device.assigned.values()):
-            return None
         what = f"rollout {rollout.id} of {rollout.release}"
         if rollout.state is not RolloutState.RUNNING or rollout.standing.started_wall is None:
             code, sentence = _reason(terms, rollout)
@@ -128,17 +131,15 @@ def line_reason(terms: Terms, device: Device) -> tuple[str, str] | None:
     return None
 
 
-def _rank(rollout: Rollout) -> bool:
-    return rollout.plan.is_urgent
-
-
-def _needs(terms: Terms, device: Device, rollout: Rollout) -> bool:
+def _needs(terms: Terms, device: Device, rollout: Rollout, places: Mapping[RolloutId, int]) -> bool:
     release = terms.unit.releases.get(rollout.release)
     if release is None or not terms.belongs(device, rollout):
         return False
     return any(
-        policy.fits(device, release, part) is None and policy.is_needed(device, part) is None
-        for part in release.parts.values()
+        overtakes(rollout, device.assigned.get(name), places)
+        and policy.fits(device, release, part) is None
+        and policy.is_needed(device, part) is None
+        for name, part in release.parts.items()
     )
 
 

@@ -59,24 +59,30 @@ def assignments(
     when nothing newer takes its place. `takes` is asked last, because it may have to evaluate a query.
     """
     assigned = dict(device.assigned)
-    ranked = sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
-    age = {rollout.id: place for place, rollout in enumerate(ranked)}
-    for place, rollout in enumerate(ranked):
+    places = precedence(rollouts)
+    for rollout in sorted(rollouts, key=lambda rollout: places[rollout.id]):
         release = releases.get(rollout.release)
         if rollout.state is not RolloutState.RUNNING or release is None:
             continue
         wanted = [
             component
             for component, part in release.parts.items()
-            if _is_older(assigned.get(component), place, age) and policy.fits(device, release, part) is None
+            if overtakes(rollout, assigned.get(component), places) and policy.fits(device, release, part) is None
         ]
         if wanted and takes(rollout):
             assigned |= dict.fromkeys(wanted, Assignment(release=release.id, rollout=rollout.id))
     return assigned
 
 
-def _is_older(held: Assignment | None, place: int, age: Mapping[RolloutId, int]) -> bool:
-    return held is None or held.rollout is None or age.get(held.rollout, -1) < place
+def precedence(rollouts: Sequence[Rollout]) -> Mapping[RolloutId, int]:
+    """The place of each rollout of a product: the higher overtakes the lower. They come oldest first."""
+    ranked = sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
+    return {rollout.id: place for place, rollout in enumerate(ranked)}
+
+
+def overtakes(rollout: Rollout, held: Assignment | None, places: Mapping[RolloutId, int]) -> bool:
+    """True if a rollout may take the place of what a component is assigned."""
+    return held is None or held.rollout is None or places.get(held.rollout, -1) < places[rollout.id]
 
 
 def steps(

@@ -161,6 +161,24 @@ def test_what_was_held_for_long_may_finish_in_slices_and_has_its_times_again():
         confirm(device)
 
 
+def test_who_runs_a_newer_rollouts_release_is_not_in_the_line_of_an_older_one():
+    world = World()
+    world.release("1.1.0")
+    world.release("1.2.0", seq=3)
+    device = world.device("d1")
+    device.runs("1.0.0", seq=None).check_in()
+    start(world)
+    world.do("rollout.start", release="1.2.0", devices=["prod/d1"])
+    world.passes(60)
+    device.asks()
+    device.says("downloaded")
+    device.says("burning")
+    device.runs("1.2.0", seq=None)
+    device.restarts()
+    said = world.do("why", device=str(device.id))
+    assert ("confirmed", True) == (said["code"], "runs the assigned firmware" in said["sentence"])
+
+
 def test_a_withdrawal_cancels_all_of_a_rollout_that_may_finish():
     world, devices = fleet(AT_ONCE_MAX + 20)
     rollout = start(world)
