@@ -28,6 +28,7 @@ from typing import Any, Final, TypeVar, assert_never
 from ota_bridge import __version__
 from ota_bridge.audit_head import AuditHead
 from ota_bridge.block_plane import BlockPlane
+from ota_bridge.block_table import BlockTable
 from ota_bridge.clock import ClockWatch
 from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Malformed, OtaBridgeError, StoreError
@@ -58,7 +59,7 @@ from ota_bridge.core.ports import UnitOfWork
 from ota_bridge.core.shares import WINDOW_S
 from ota_bridge.core.slices import Slice
 from ota_bridge.core.steering import holds
-from ota_bridge.core.values import DeploymentId, DeviceId, Now, RolloutId
+from ota_bridge.core.values import DeviceId, Now, RolloutId
 from ota_bridge.core.views import iso, rollout_view
 from ota_bridge.counters import GatewayCounters
 from ota_bridge.dialects.native import NativeDialect, event_line
@@ -123,11 +124,9 @@ class Gateway:
     _is_working: bool = False
     _is_wanted_again: bool = False
     _done: asyncio.Event = field(default_factory=asyncio.Event)
-    _granted: set[DeviceId] | None = None
-    """While the block plane's table is loaded: whose grants are newer than what was read."""
-    _has_newer_limits: bool = False
     _rounds: Rounds = field(default_factory=Rounds)
     _all_rollouts: bool = False
+    _table: BlockTable = field(init=False)
     _outlet: Outlet = field(init=False)
     _clock: ClockWatch = field(init=False)
     door: Door = field(init=False)
@@ -136,7 +135,10 @@ class Gateway:
     def __post_init__(self) -> None:
         self._clock = ClockWatch(store=self.store, move=self.bridge.clock_stepped, followed=self._clock_followed)
         self.door, self._head = Door(self.store, self.now), AuditHead(self.store)
-        self._outlet = Outlet(self._let_out, table=self._change_table, mono=self.mono, soon=self.soon)
+        self._table = BlockTable(
+            self.blocks, self.store, lambda unit, after: self.bridge.grants_page(unit, self.now(), after)
+        )
+        self._outlet = Outlet(self._let_out, table=self._table.grant, mono=self.mono, soon=self.soon)
 
     def _clock_followed(self) -> None:
         self.counters.clock_steps += 1
@@ -234,10 +236,9 @@ class Gateway:
     def _let_out(self, output: Output) -> None:
         match output:
             case GrantsChanged():
-                self._change_table([output])
+                self._table.grant([output])
             case LimitsChanged():
-                self._has_newer_limits = True
-                self.blocks.set_limits(output.limits)
+                self._table.set_limits(output.limits)
             case ReportAck() | Offer() | CancelUpdate() | CheckInRequest() | KeysetNotice() | Saying():
                 message = self.dialect.encode(output)
                 if message is not None:
@@ -246,16 +247,11 @@ class Gateway:
                 self._publish(self.dialect.event(output))
                 self._tell_subscribers(output)
             case RolloutHeld():
-                self.blocks.hold(output.rollout, output.state)
+                self._table.hold(output.rollout, output.state)
             case RolloutChanged():
                 self._rollouts[output.rollout] = None
             case _ as unreachable:
                 assert_never(unreachable)
-
-    def _change_table(self, changes: Sequence[GrantsChanged]) -> None:
-        if self._granted is not None:
-            self._granted.update(change.device for change in changes)
-        self.blocks.apply(*changes)
 
     def _publish(self, message: MqttMessage) -> None:
         if self.link is None or not self.link.publish(message):
@@ -338,8 +334,8 @@ class Gateway:
         wanted = str(args.get("rollout") or args.get("release") or "")
         for one, before in await asyncio.to_thread(self.store.read, holds):
             if wanted in {one.id, one.release, one.release.partition("/")[2]}:
-                self.blocks.hold(one.id, state)
-                held.callback(self.blocks.hold, one.id, before)
+                self._table.hold(one.id, state)
+                held.callback(self._table.hold, one.id, before)
         await self.blocks.settled()
 
     # --- time --------------------------------------------------------------------------------------------
@@ -349,27 +345,8 @@ class Gateway:
         await self._clock.begin(self.now())
 
     async def load(self) -> None:
-        """Fill the block plane's table from the database; block requests are answered "busy" until then."""
-        now, after = self.now(), None
-        self._granted = newer = set[DeviceId]()
-        self._has_newer_limits = False
-        try:
-            limits = await asyncio.to_thread(self.store.read, lambda unit: unit.limits.get().limits)
-            if not self._has_newer_limits:
-                self.blocks.set_limits(limits)
-            for rollout, state in await asyncio.to_thread(self.store.read, holds):
-                self.blocks.hold(rollout.id, state)
-            while True:
-                changes, after = await asyncio.to_thread(self._grants_page, now, after)
-                self.blocks.apply(*(change for change in changes if change.device not in newer))
-                if after is None:
-                    break
-        finally:
-            self._granted = None
-        self.blocks.open()
-
-    def _grants_page(self, now: Now, after: DeploymentId | None) -> tuple[list[GrantsChanged], DeploymentId | None]:
-        return self.store.read(lambda unit: self.bridge.grants_page(unit, now, after))
+        """Fill the block plane's table from the database."""
+        await self._table.load()
 
     def on_served(self, served: Sequence[BlockActivity | BlockTrouble]) -> None:
         """What the block plane served lately."""

@@ -21,6 +21,7 @@ MODULES = sorted(
 # Modules without a test file of their own name: where they are tested, and why there.
 TESTED_BY = {
     "__main__.py": ("unit/cli/test_cli_app.py", "one call of the CLI"),
+    "block_table.py": ("unit/test_gateway.py", "what of it comes while it is loaded, by the gateway"),
     "block_process.py": ("integration/test_block_process.py", "a process is tested as one"),
     "block_worker.py": ("integration/test_block_process.py", "the other end of block_process"),
     "cli/config_cmd.py": ("unit/cli/test_cli_config.py", "the command is called config"),

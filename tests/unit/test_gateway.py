@@ -11,11 +11,13 @@ from core_world import World
 
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
+from ota_bridge.core.bridge import Bridge
 from ota_bridge.core.errors import Conflict, Forbidden, InvalidInput, NotFound, StoreError
 from ota_bridge.core.fleet import ReportLimit
-from ota_bridge.core.messages import GrantsChanged, GrantState, LimitsChanged
+from ota_bridge.core.messages import GrantsChanged, GrantState, LimitsChanged, RolloutHeld
 from ota_bridge.core.people import Caller
 from ota_bridge.core.shares import WINDOW_S, Wait
+from ota_bridge.core.steering import holds
 from ota_bridge.core.values import DeviceId, Limits, Share, StandingLimits
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
@@ -401,6 +403,28 @@ async def test_a_table_that_is_loaded_anew_holds_what_is_paused_or_withdrawn(har
     assert {rollout: GrantState.PAUSED} == harness.world.server.held
 
 
+@pytest.mark.parametrize("pauses", [True, False], ids=["pause", "resume"])
+async def test_a_hold_that_changes_while_the_table_is_loaded_is_not_overwritten_by_that_of_before(
+    harness, monkeypatch, pauses
+):
+    harness.release()
+    rollout = harness.world.do("rollout.list")[0]["id"]
+    if not pauses:
+        await harness.gateway.operate(ANN, "rollout.pause", {"rollout": rollout})
+    now = GrantState.PAUSED if pauses else None
+    real = harness.store.read
+
+    def read(work):
+        found = real(work)
+        if work is holds:  # committed after what was read
+            harness.gateway._let_out(RolloutHeld(rollout=rollout, state=now))
+        return found
+
+    monkeypatch.setattr(harness.store, "read", read)
+    await harness.gateway.load()
+    assert ({rollout: now} if pauses else {}) == harness.world.server.held
+
+
 # --- time, tables, summaries -------------------------------------------------------------------------------------
 
 
@@ -429,15 +453,15 @@ async def test_grants_that_change_while_the_table_is_loaded_are_not_overwritten_
     harness.release()
     harness.report("d1")
     harness.report("d2")
-    real, news = harness.gateway._grants_page, [GrantsChanged(device=DeviceId("prod", "d1"), grants=())]
+    real, news = harness.world.bridge.grants_page, [GrantsChanged(device=DeviceId("prod", "d1"), grants=())]
 
-    def page(*args):
+    def page(_bridge, *args):
         found = real(*args)
         while news:  # committed after what was read
             harness.gateway._let_out(news.pop())
         return found
 
-    monkeypatch.setattr(Gateway, "_grants_page", lambda _self, *args: page(*args))
+    monkeypatch.setattr(Bridge, "grants_page", page)
     await harness.gateway.load()
     clients = harness.world.server._clients
     assert () == clients[DeviceId("prod", "d1")].grants
