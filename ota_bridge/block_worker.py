@@ -6,7 +6,6 @@ the daemon's business; it says when to stop.
 
 import asyncio
 import contextlib
-import gc
 import signal
 import socket
 import sys
@@ -14,6 +13,7 @@ from typing import Any, Final
 
 import uvloop
 
+from ota_bridge import garbage
 from ota_bridge.block_plane import LocalPlane, PlaneSettings, Served, build_plane
 from ota_bridge.channel import Channel
 from ota_bridge.core.messages import Grant, GrantsChanged
@@ -80,7 +80,9 @@ class Worker:
         self._plane.server.catch_up = self._channel.read_now  # an offer may have been faster than its grant
         self._channel.send(("ready",))
         serving = asyncio.create_task(self._plane.run(), name="block-plane")
+        tidying = asyncio.create_task(garbage.tidy(), name="tidy")
         await asyncio.wait({serving, ending}, return_when=asyncio.FIRST_COMPLETED)
+        tidying.cancel()
         serving.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await serving
@@ -118,8 +120,7 @@ class Worker:
             case ("open",):
                 assert self._plane is not None
                 self._plane.open()
-                gc.collect()
-                gc.freeze()  # the table stays: collections need not look at it again
+                garbage.settle()  # the table stays
 
 
 async def _serve(descriptor: int) -> None:

@@ -7,12 +7,10 @@ end it within two seconds: links say goodbye, what is queued is committed, the d
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any, Final
 
 import uvloop
 
-from ota_bridge import __version__
+from ota_bridge import __version__, garbage
 from ota_bridge.backup import Backups
 from ota_bridge.block_plane import LocalPlane, PlaneSettings, build_plane
 from ota_bridge.block_process import ProcessPlane
@@ -60,12 +58,6 @@ from ota_bridge.wire import BrokerAddress
 DATABASE: Final = "ota-bridge.sqlite"
 SWITCH_INTERVAL_S: Final = 0.0005
 """A busy thread otherwise keeps the event loop waiting for 5 ms."""
-
-YOUNG_MAX: Final = 50_000
-"""New objects that start a search for garbage in cycles: hardly any is made here, and a group of reports has more."""
-TIDY_S: Final = 10.0
-"""How often all new objects are looked at: only that empties Python's lists of freed tuples, which otherwise grow for
-hours, to thousands of each length. What was there at the start is not looked at, so it takes a millisecond or two."""
 
 REST_S: Final = 0.001
 """Twenty requests a wake-up at 20,000 a second; a device does not notice it."""
@@ -302,7 +294,8 @@ async def _build(
         client_id=f"{config.broker.client_id_prefix}-control",
         subscriptions=switch.subscriptions(),
         will=dialect.state("bridge", down),
-        on_message=gateway.on_message,
+        on_message=gateway.hear,
+        on_bundle=gateway.take,
         on_state=lambda up: gateway.set_plane(control=up),
         keepalive_s=config.broker.keepalive_s,
     )
@@ -342,23 +335,6 @@ def _plane(
     return build_plane(settings, blobs)
 
 
-def tune_gc() -> None:
-    """Look for garbage less often, and not at all in what was built at the start, which stays."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(YOUNG_MAX)
-
-
-async def tidy() -> None:
-    """Give back what is free, for ever; where there is much to look at, the more rarely."""
-    wait_s = TIDY_S
-    while True:
-        await asyncio.sleep(wait_s)
-        began = time.monotonic()
-        gc.collect()
-        wait_s = max(TIDY_S, 1000 * (time.monotonic() - began))
-
-
 async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None]) -> None:
     await parts.plane.start()
     await parts.gateway.begin()
@@ -377,9 +353,9 @@ async def _run(parts: _Parts, stop: asyncio.Event, on_ready: Callable[[], None])
             tasks = [
                 group.create_task(parts.control.run(), name="control-link"),
                 group.create_task(parts.gateway.run(), name="pump"),
-                group.create_task(tidy(), name="tidy"),
+                group.create_task(garbage.tidy(), name="tidy"),
             ]
-            tune_gc()
+            garbage.search_less()
             on_ready()
             await stop.wait()
             _log.info("stopping")

@@ -65,7 +65,7 @@ from ota_bridge.counters import GatewayCounters
 from ota_bridge.dialects.native import NativeDialect, event_line
 from ota_bridge.door import Door
 from ota_bridge.mqtt.control import AckToken, Incoming
-from ota_bridge.outlet import Outlet, Publisher, call_soon
+from ota_bridge.outlet import Outlet, Publisher, call_soon, nothing
 from ota_bridge.store.outcome import Committed, Failed, Outcome, Store
 from ota_bridge.subscriber import Subscriber
 from ota_bridge.switch import Switch
@@ -120,6 +120,7 @@ class Gateway:
     _planes: _Planes = field(default_factory=_Planes)
     _rollouts: dict[RolloutId, None] = field(default_factory=dict)
     _subscribers: set[Subscriber] = field(default_factory=set)
+    _heard: list[tuple[Uplink, AckToken, str]] = field(default_factory=list)
     _waiting: deque[tuple[Uplink, AckToken | None, str]] = field(default_factory=deque)
     _is_working: bool = False
     _is_wanted_again: bool = False
@@ -155,13 +156,31 @@ class Gateway:
     # --- in ----------------------------------------------------------------------------------------------
 
     def on_message(self, incoming: Incoming) -> None:
-        """One message of the control link."""
+        """One message of the control link, by itself."""
+        self.hear(incoming)
+        self.take(nothing)
+
+    def hear(self, incoming: Incoming) -> None:
+        """One message of a bundle, which `take` takes in."""
         self.counters.reports += 1
         uplink = self._meaning(incoming.message)
         if uplink is None:
             self._ack(incoming.token)
         else:
-            self._submit(uplink, incoming.token, incoming.message.topic)
+            self._heard.append((uplink, incoming.token, incoming.message.topic))
+
+    def take(self, then: Callable[[], None]) -> None:
+        """Take in what was heard; call `then` once the last of it is committed and its answers are out.
+
+        In one go: the store's thread would work on the first meanwhile, and be in the way of reading the others.
+        """
+        heard, self._heard = self._heard, []
+        for one in heard[:-1]:
+            self._submit(*one)
+        if heard:
+            self._submit(*heard[-1], then)
+        else:
+            then()
 
     def _meaning(self, message: MqttMessage) -> Uplink | None:
         """What is to be taken in; None: nothing."""
@@ -184,10 +203,11 @@ class Gateway:
             _log.warning("%s: rejected a report: %s", uplink.device, uplink.reason)
         return uplink
 
-    def _submit(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
+    def _submit(self, uplink: Uplink, token: AckToken | None, origin: str, then: Callable[[], None] = nothing) -> None:
         # Not past one that waits: a report of an older boot would supersede the one that came after it.
         if self._waiting:
             self._wait(uplink, token, origin)
+            then()
             return
 
         def work(unit: UnitOfWork) -> list[Output]:
@@ -204,11 +224,14 @@ class Gateway:
                     self.counters.core_failures += 1
                     _log.error("the core failed on a message of %s; it is dropped", origin, exc_info=error)
                     self._ack(token)
+            if then is not nothing:
+                self._outlet.put((), then)
 
         try:
             self.store.submit(work, on_done)
         except StoreError as error:
             self._retry_later(uplink, token, origin, error)
+            then()
 
     def _retry_later(self, uplink: Uplink, token: AckToken | None, origin: str, error: StoreError) -> None:
         self.counters.store_failures += 1

@@ -30,6 +30,10 @@ def call_soon(run: Callable[[], None]) -> object:
     return asyncio.get_running_loop().call_soon(run)
 
 
+def nothing() -> None:
+    """For an end that nobody waits for."""
+
+
 class Publisher(Protocol):
     """What takes messages to the broker, and says that one from there is done with: the control link."""
 

@@ -15,6 +15,8 @@
 - The outgoing queue holds `max_queued` messages; when it is full the new one is refused (False) and counted.
 - `on_message` and `on_state` are called on the loop's thread, and all methods belong there too. What
   `on_message` raises is logged and counted, and that message is not acknowledged.
+- `on_bundle(then)` is called after the last message of a bundle (`control_connection.py`); it calls `then` when all of
+  the bundle is done with, or the link would read on only after a while.
 """
 
 import asyncio
@@ -26,7 +28,7 @@ from typing import NamedTuple
 
 from ota_bridge.core.errors import BrokerError
 from ota_bridge.mqtt.codec import Publish
-from ota_bridge.mqtt.control_connection import ConnectOptions, ControlConnection
+from ota_bridge.mqtt.control_connection import Bundled, ConnectOptions, ControlConnection
 from ota_bridge.wire import BrokerAddress, MqttMessage, Subscription
 
 _logger = logging.getLogger("ota_bridge.mqtt.control")
@@ -34,6 +36,11 @@ _logger = logging.getLogger("ota_bridge.mqtt.control")
 _BACKOFF_BASE_S = 0.5
 _BACKOFF_FLOOR_S = 0.05
 _STABLE_S = 10.0  # a connection that lived this long starts the backoff anew
+
+
+def at_once(then: Callable[[], None]) -> None:
+    """For whoever is done with each message when it has heard it."""
+    then()
 
 
 class AckToken(NamedTuple):  # not a record: two for each report cost as much as to read its packet
@@ -80,6 +87,7 @@ class ControlLink:
         will: MqttMessage | None,
         on_message: Callable[[Incoming], None],
         on_state: Callable[[bool], None],
+        on_bundle: Bundled = at_once,
         keepalive_s: int = 30,
         max_queued: int = 10_000,
         rng: random.Random | None = None,
@@ -92,6 +100,7 @@ class ControlLink:
         self._subscriptions = tuple(subscriptions)
         self._on_message = on_message
         self._on_state = on_state
+        self._on_bundle = on_bundle
         self._rng = rng or random.Random()  # noqa: S311 (jitter, not a secret)
         self._backoff_max_s = backoff_max_s
         self._generation = 0
@@ -167,7 +176,7 @@ class ControlLink:
     async def _serve(self) -> None:
         """One connection, from CONNECT to its end; raises the BrokerError that says why it ended."""
         self._generation += 1
-        connection = ControlConnection(self._options, self._generation, self._received)
+        connection = ControlConnection(self._options, self._generation, self._received, self._bundled)
         self._connection = connection
         try:
             await connection.open(self._subscriptions)
@@ -214,3 +223,11 @@ class ControlLink:
         except Exception:
             self.counters.handler_errors += 1
             _logger.exception("a message on %s was not handled and stays unacknowledged", topic)
+
+    def _bundled(self, then: Callable[[], None]) -> None:
+        try:
+            self._on_bundle(then)
+        except Exception:
+            self.counters.handler_errors += 1
+            _logger.exception("a bundle of messages was not handled")
+            then()

@@ -7,6 +7,10 @@ It is used once and then dropped: nothing of it (packet ids, half a packet, unse
    of messages, further ones wait in order.
 2. What was read is handed over for a millisecond at a time, so that the loop has turns for others; meanwhile nothing
    more is read.
+3. Messages are handed over in bundles of at most BUNDLE_MAX. Who takes them says when it is done with one, and until
+   then nothing is read: where another thread works on a bundle while this one takes the next in, the turns that they
+   give each other in the interpreter cost as much as the work. Reading is not held up longer than BUNDLE_WAIT_S.
+4. Between two bundles there is a read, even where messages wait: it brings the PUBACKs, which wait for nothing.
 """
 
 import asyncio
@@ -15,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from ota_bridge.core.errors import BrokerError, ConfigError, Malformed
@@ -27,8 +32,18 @@ _logger = logging.getLogger("ota_bridge.mqtt.control")
 
 Received = Callable[[int, codec.Publish], None]
 """Hears a connection's generation and a message."""
+Bundled = Callable[[Callable[[], None]], None]
+"""Hears that a bundle was handed over; calls what it is given, on the loop's thread, when it is done with it."""
 
-_WINDOW: Final = 200  # messages without a PUBACK
+BUNDLE_MAX: Final = 200
+BUNDLE_WAIT_S: Final = 2.0
+UNHEARD_MAX_BYTES: Final = 16 * 1024 * 1024
+"""Where so much waits to be handed over, nothing more is read. mosquitto 2.0 sends far more than it has in flight by
+its own count, where acknowledgements come in bundles: all that it queues for us, as a rule."""
+_MESSAGE_BYTES: Final = 400
+"""What a message takes beside its topic and payload."""
+
+_WINDOW: Final = 1_000  # messages without a PUBACK
 _WORK_S: Final = 0.001
 _HANDSHAKE_S: Final = 10.0  # CONNACK and SUBACK
 _PUBACK_WAIT_S: Final = 30.0  # then the connection is given up: TCP notices a dead peer only after many minutes
@@ -52,11 +67,12 @@ class ConnectOptions:
 class ControlConnection(asyncio.Protocol):
     """From CONNECT to the end of one TCP connection; all on the loop's thread."""
 
-    def __init__(self, options: ConnectOptions, generation: int, on_message: Received) -> None:
+    def __init__(self, options: ConnectOptions, generation: int, on_message: Received, on_bundle: Bundled) -> None:
         self.generation = generation
         self.accepted = False
         self._options = options
         self._on_message = on_message
+        self._on_bundle = on_bundle
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[None] = self._loop.create_future()
         self._connack: asyncio.Future[None] = self._loop.create_future()
@@ -65,7 +81,16 @@ class ControlConnection(asyncio.Protocol):
         # One message over a limit of ours would come again after each reconnect, for ever: the broker has the limit.
         self._decoder = codec.Decoder(max_packet_bytes=codec.LENGTH_MAX + 5, checks_topics=False)
         self._alive = KeepAlive(options.keepalive_s, time.monotonic())
-        self._unheard: deque[codec.Packet] = deque()
+        self._unheard: deque[codec.Publish] = deque()
+        self._unheard_bytes = 0
+        self._reads = True
+        self._is_hearing = False
+        """Messages are being handed over, or a bundle of them is worked on."""
+        self._bundle = 0
+        """How many messages are in the bundle that is being handed over."""
+        self._bundles = 0
+        self._bundled_s: float | None = None
+        """Since when a bundle is worked on."""
         self._is_full = False
         self._unsent: list[bytes] = []
         self._waiting: deque[MqttMessage] = deque()
@@ -184,9 +209,11 @@ class ControlConnection(asyncio.Protocol):
         except Malformed as error:
             self._fail(f"{self._options.address} sent what is not MQTT ({error})")
             return
-        goes_on = bool(self._unheard)  # a transport may deliver once more after pause_reading
-        self._unheard.extend(packets)
-        if not goes_on:
+        for packet in packets:
+            if self.ended.done():
+                return
+            self._packet(packet)
+        if self._unheard and not self._is_hearing:
             self._hear()
 
     def pause_writing(self) -> None:
@@ -207,20 +234,43 @@ class ControlConnection(asyncio.Protocol):
     # --- in ---
 
     def _hear(self) -> None:
+        """Hand messages over for a moment; go on in another turn, until there is a bundle or none is left."""
         unheard, until_s = self._unheard, time.monotonic() + _WORK_S
-        while unheard and not self.ended.done():
-            self._packet(unheard.popleft())
+        self._is_hearing = True
+        while unheard and self._bundle < BUNDLE_MAX and not self.ended.done():
+            message = unheard.popleft()
+            self._unheard_bytes -= _bytes_of(message)
+            self._bundle += 1
+            self._on_message(self.generation, message)
             if unheard and time.monotonic() >= until_s:
-                if self._transport is not None:
-                    self._transport.pause_reading()
-                self._loop.call_soon(self._hear_on)
+                self._set_reading(goes_on=False)
+                self._loop.call_soon(self._hear)
                 return
+        self._set_reading(goes_on=False)
+        self._bundle, self._bundled_s = 0, time.monotonic()
+        self._bundles += 1
+        self._on_bundle(partial(self._done_with, self._bundles))
 
-    def _hear_on(self) -> None:
+    def _done_with(self, bundle: int) -> None:
+        if bundle == self._bundles and self._bundled_s is not None:
+            self._bundled_s = None
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
         self._alive.heard_s = time.monotonic()  # it was this side that did not listen
-        self._hear()
-        if not self._unheard and self._transport is not None and not self._transport.is_closing():
+        self._set_reading(goes_on=self._unheard_bytes < UNHEARD_MAX_BYTES)
+        self._is_hearing = bool(self._unheard) and not self.ended.done()
+        if self._is_hearing:
+            self._loop.call_later(0, self._hear)  # behind the read of the loop's next turn
+
+    def _set_reading(self, *, goes_on: bool) -> None:
+        if goes_on is self._reads or self._transport is None or self._transport.is_closing():
+            return
+        self._reads = goes_on
+        if goes_on:
             self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     def _packet(self, packet: codec.Packet) -> None:
         if type(packet) is codec.Puback:
@@ -235,9 +285,13 @@ class ControlConnection(asyncio.Protocol):
             if suback is not None and not suback.done():
                 suback.set_result(packet.codes)
         elif type(packet) is codec.Publish:
-            self._on_message(self.generation, packet)
+            self._came(packet)
         elif type(packet) is tuple:
-            self._on_message(self.generation, codec.Publish(*packet))
+            self._came(codec.Publish(*packet))
+
+    def _came(self, message: codec.Publish) -> None:
+        self._unheard.append(message)
+        self._unheard_bytes += _bytes_of(message)
 
     def _connack_came(self, packet: codec.Connack) -> None:
         if packet.code:
@@ -291,6 +345,10 @@ class ControlConnection(asyncio.Protocol):
         address, now_s = self._options.address, time.monotonic()
         self._timer = self._loop.call_later(_TICK_S, self._tick)
         may_ping = self.accepted and not self._is_full
+        if self._bundled_s is not None:
+            self._alive.heard_s = now_s
+            if now_s - self._bundled_s >= BUNDLE_WAIT_S:
+                self._done_with(self._bundles)
         try:
             if self._alive.look(now_s, self._transport.get_write_buffer_size(), may_ping=may_ping):
                 self._send(codec.PINGREQ)
@@ -307,3 +365,7 @@ class ControlConnection(asyncio.Protocol):
             hang_up(self._transport)
         if not self.ended.done():
             self.ended.set_exception(BrokerError(why))
+
+
+def _bytes_of(message: codec.Publish) -> int:
+    return len(message.topic) + len(message.payload) + _MESSAGE_BYTES

@@ -15,7 +15,8 @@ from ota_bridge.store.tables import Tables
 
 T = TypeVar("T")
 
-_KEPT_MAX: Final = 8
+_KEPT_MAX: Final = 2
+"""Each has two descriptors and a cache of its own; to open another takes less than a millisecond."""
 
 
 class ReadConnections:

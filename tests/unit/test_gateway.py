@@ -170,6 +170,32 @@ def test_nothing_is_let_out_before_the_commit_is_told():
     assert ["report_ack", "puback 1", "report_ack", "puback 2"] == quiet(harness.wire.log)
 
 
+def heard(harness, name, seq):
+    body = {
+        "type": "report_version", "report": {"version": "1.0.0"}, "proto": 1, "hw": "r1", "boot": 7, "seq": seq,
+    }  # fmt: skip
+    message = MqttMessage(topic=f"$ota/report/prod/{name}", payload=json.dumps(body).encode(), qos=1, retain=False)
+    harness.gateway.hear(Incoming(message=message, token=AckToken(generation=1, mid=seq, qos=1)))
+
+
+def test_a_bundle_is_taken_in_as_a_whole_and_done_with_when_its_answers_are_out():
+    deliver = Delayed()
+    harness = Harness(deliver=deliver)
+    for seq in (1, 2):
+        heard(harness, f"d{seq}", seq)
+    deliver.flush()
+    assert [] == quiet(harness.wire.log)
+    harness.gateway.take(lambda: harness.wire.log.append("done"))
+    assert [] == quiet(harness.wire.log)
+    deliver.flush()
+    assert ["report_ack", "puback 1", "report_ack", "puback 2", "done"] == quiet(harness.wire.log)
+
+
+def test_an_empty_bundle_is_done_with_at_once(harness):
+    harness.gateway.take(lambda: harness.wire.log.append("done"))
+    assert ["done"] == harness.wire.log
+
+
 def test_a_message_that_finds_the_link_down_is_counted_and_not_kept(harness):
     harness.wire.up = False
     harness.report()

@@ -428,3 +428,117 @@ async def test_a_puback_that_nobody_waits_for_changes_nothing():
         assert recorder.link.publish(MqttMessage(topic="t", payload=b"x", qos=1))
         await eventually(lambda: recorder.link.queued == 0 and broker.of_type(3))
         assert recorder.link.counters.failures == 0
+
+
+# --- bundles -----------------------------------------------------------------------------------------------------
+
+
+def messages(count: int, payload: bytes = b"x") -> bytes:
+    return b"".join(publish(b"t", payload, mid=number, qos=1) for number in range(1, count + 1))
+
+
+async def turns(count: int = 50) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Bundles(list):
+    """Keeps what a link wants called once a bundle is done with."""
+
+    async def done(self) -> None:
+        await eventually(lambda: self)
+        self.pop()()
+
+
+async def test_a_bundle_is_bounded_and_the_next_waits_until_it_is_done_with():
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(450))
+        for heard in (200, 400, 450):
+            await eventually(lambda: bundles)
+            await turns()
+            assert (len(recorder.incoming), len(bundles)) == (heard, 1)
+            await bundles.done()
+        broker.send(messages(1))
+        await eventually(lambda: len(recorder.incoming) == 451)
+        await bundles.done()
+
+
+async def test_who_is_done_at_once_or_says_so_twice_gets_every_message_once():
+    def twice(then) -> None:
+        then()
+        then()
+
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=twice) as recorder:
+        broker.send(messages(1_000))
+        await eventually(lambda: len(recorder.incoming) == 1_000)
+        assert list(range(1, 1_001)) == [incoming.token.mid for incoming in recorder.incoming]
+
+
+async def test_a_puback_does_not_wait_behind_messages():
+    bundles = Bundles()
+    async with ScriptedBroker(puback=False) as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        assert recorder.link.publish(MqttMessage(topic="t", payload=b"x", qos=1))
+        await eventually(lambda: broker.of_type(3))
+        broker.send(messages(900))
+        await eventually(lambda: bundles)
+        broker.send(b"\x40\x02\x00\x01")
+        for _ in range(2):
+            await bundles.done()
+        await eventually(lambda: recorder.link.queued == 0)
+        assert len(recorder.incoming) < 900
+
+
+async def test_a_bundle_that_is_never_done_with_holds_reading_up_for_a_while_only(monkeypatch):
+    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
+    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(201))
+        await eventually(lambda: len(recorder.incoming) == 201)
+        assert len(bundles) >= 1
+        bundles[0]()  # late, and of another bundle
+        broker.send(messages(1))
+        await eventually(lambda: len(recorder.incoming) == 202)
+
+
+async def test_a_bundle_that_outlives_its_connection_does_no_harm(monkeypatch):
+    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
+    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)  # until it reads on, it cannot see the end
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(200))
+        await eventually(lambda: bundles)
+        broker.connections[-1].transport.abort()
+        await eventually(lambda: recorder.states == [True, False, True])
+        await bundles.done()
+        broker.send(messages(2))
+        await eventually(lambda: len(recorder.incoming) == 202)
+        await bundles.done()
+        assert [2, 2] == [incoming.token.generation for incoming in recorder.incoming[-2:]]
+
+
+async def test_a_handler_of_bundles_that_raises_does_not_end_the_link(caplog):
+    def fail(then) -> None:
+        raise RuntimeError("boom")
+
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=fail) as recorder:
+        broker.send(messages(500))
+        await eventually(lambda: len(recorder.incoming) == 500)
+        assert recorder.link.counters.handler_errors == 3
+        assert "a bundle of messages was not handled" in caplog.text
+
+
+async def test_a_broker_that_sends_more_than_is_taken_is_not_read_for_ever(monkeypatch):
+    monkeypatch.setattr(control_connection, "UNHEARD_MAX_BYTES", 100_000)
+    bundles, payload = Bundles(), bytes(120)
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        connection, most = recorder.link._connection, 0
+        broker.send(messages(20_000, payload))
+        while len(recorder.incoming) < 20_000:
+            await bundles.done()
+            await turns(3)
+            most = max(most, connection._unheard_bytes)
+        a_read = 256 * 1024 // 132 * 523  # uvloop's, of messages of this size, as they are counted
+        assert 0 < most < 100_000 + 2 * a_read
+        await eventually(lambda: connection._unheard_bytes == 0)
