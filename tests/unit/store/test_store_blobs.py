@@ -60,21 +60,22 @@ def test_files_are_named_by_content_and_read_only_in_directories_of_the_owner(bl
         assert [stat.S_IMODE(parent.stat().st_mode) for parent in list(path.parents)[:3]] == [0o700] * 3
 
 
+@pytest.mark.parametrize("image", [IMAGE, IMAGE[:CHUNK], IMAGE[:1]], ids=["many chunks", "one chunk", "one byte"])
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"size_bytes": len(IMAGE) + 1}, "its manifest says 2578"),
+        ({"size_bytes": 3_000}, "its manifest says 3000"),
         ({"sha256": Sha256(bytes(32))}, "SHA-256"),
         ({"merkle_root": Sha256(bytes(32))}, "Merkle root"),
         ({"chunk_bytes": 512}, "chunks of 256 bytes"),
     ],
 )
-def test_an_image_that_is_not_the_manifests_is_refused_and_leaves_nothing(blobs, change, sentence):
+def test_an_image_that_is_not_the_manifests_is_refused_and_leaves_nothing(blobs, image, change, sentence):
     writer = blobs.begin(CHUNK)
-    writer.write(IMAGE)
+    writer.write(image)
 
     with pytest.raises(InvalidInput, match=sentence):
-        writer.finish(manifest_of(IMAGE, **change))
+        writer.finish(manifest_of(image, **change))
     assert files_under(blobs) == []
 
 
