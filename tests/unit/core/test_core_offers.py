@@ -315,6 +315,18 @@ def test_attempts_are_bounded_and_wait_longer_each_time(world):
     assert "attempts_used" == device.why()[0]
 
 
+def test_each_attempt_says_how_the_one_right_before_it_ended_and_only_the_last_counts(world):
+    device = offered(world)
+    device.says("fail", result_code="-1")
+    world.passes(86_400)
+    assert (2, State.FAILED) == (device.open.attempt, device.open.earlier_end)
+    world.passes(700_000)
+    assert State.TIMED_OUT is device.all[0].state
+    device.check_in()
+    assert (3, State.TIMED_OUT) == (device.open.attempt, device.open.earlier_end)
+    assert [True, False, False] == [one.latest for one in device.all]
+
+
 @pytest.mark.parametrize("code", ["REFUSED_SIG", "REFUSED_CLASS", "REFUSED_ROLLBACK", "REFUSED_SIZE", "REFUSED_DEP"])
 def test_a_final_refusal_is_not_tried_again(world, code):
     device = offered(world)
