@@ -1,5 +1,6 @@
 """Layouts, and what a download leaves in flash: marks, units that a restart may have torn, the active slot."""
 
+import dataclasses
 from itertools import pairwise
 from random import Random
 
@@ -8,7 +9,7 @@ from device_sim_bridge import Lab, payload_for, sha
 
 from device_sim import bootloader
 from device_sim.chip import SECTOR_BYTES, Chip
-from device_sim.errors import FlashMisuse, FlashPowerCut
+from device_sim.errors import FlashMisuse, FlashPowerCut, ManifestRefused, Refusal
 from device_sim.flash import Cut, Flash
 from device_sim.layout import Layout
 from device_sim.model import Result
@@ -174,6 +175,44 @@ def test_the_bootloader_itself_refuses_what_is_not_for_this_device_or_below_its_
     booted = put(lab, other, **changes)
     assert (runs, sha(other if runs else IMAGE)) == (booted.trial, booted.digest)
     assert (Trial.BOOTED if runs else Trial.NONE) is lab.storage.settings.trial
+
+
+def booted_again(bench):
+    return bootloader.boot(bench.storage, bench.trust, bench.device._identity, factory_version="1.0.0")
+
+
+@pytest.mark.parametrize("at", [0, len(IMAGE) // 2, len(IMAGE) - 1])
+def test_a_confirmed_image_is_judged_at_every_boot_and_what_rotted_does_not_run(lab, at):
+    lab.run_settled()
+    assert sha(IMAGE) == booted_again(lab).digest
+    slot = lab.storage.layout.slots[lab.storage.settings.active]
+    sector = at // SECTOR_BYTES * SECTOR_BYTES
+    data = bytearray(lab.flash.read(slot.offset + sector, SECTOR_BYTES))
+    data[at - sector] ^= 1
+    lab.flash.erase(slot.offset + sector, SECTOR_BYTES)
+    lab.flash.program(slot.offset + sector, bytes(data))
+    booted = booted_again(lab)
+    assert (b"", "1.0.0", True) == (booted.digest, booted.version, lab.storage.settings.factory)
+    assert b"" == booted_again(lab).digest
+
+
+def test_what_was_confirmed_needs_no_signature_again_and_nothing_else_goes_without(lab, monkeypatch):
+    lab.run_settled()
+
+    def revoked(*_: object):
+        raise ManifestRefused(Refusal.SIG, "its key was revoked")
+
+    monkeypatch.setattr(bootloader, "read_manifest", revoked)
+    assert sha(IMAGE) == booted_again(lab).digest
+    lab.storage.save(envelope_digest=bytes(32))
+    assert b"" == booted_again(lab).digest
+
+
+@pytest.mark.parametrize("other", [{"device_class": bytes(16)}, {"vendor": bytes(16)}, {"component": "radio"}])
+def test_a_confirmed_image_of_another_class_does_not_run(lab, other):
+    lab.run_settled()
+    lab.device._identity = dataclasses.replace(lab.device._identity, **other)
+    assert b"" == booted_again(lab).digest
 
 
 def test_every_boot_is_logged_with_the_digest_of_what_is_in_its_slot(lab):
