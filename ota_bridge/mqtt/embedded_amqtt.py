@@ -40,6 +40,7 @@ _AT_A_GO = 32  # messages of one publisher before the others get their turn
 _REFUSED = 0x80  # SUBACK
 _FLUSH_S = 0.2
 _STOP_S = 0.7
+_SHUTDOWN_S = 1.0
 _SESSION_EXPIRY_S = 3_600
 
 
@@ -129,13 +130,17 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
             async with asyncio.timeout(_STOP_S):
                 if self._open:
                     await asyncio.wait(self._open)
-                await self.shutdown()
         except TimeoutError:
-            _logger.warning("the embedded broker did not stop in time: abandoned")
+            _logger.warning("%d clients did not end in time: abandoned", len(self._open))
         leftover = [*self._open, *self._deliveries]
         for task in leftover:
             task.cancel()
         await asyncio.gather(*leftover, return_exceptions=True)
+        try:
+            async with asyncio.timeout(_SHUTDOWN_S):
+                await self.shutdown()
+        except TimeoutError:
+            _logger.warning("the embedded broker did not shut down in time: abandoned")
         self._listener.close()
 
     async def _drain(self) -> None:
@@ -169,6 +174,8 @@ class RootBroker(Broker):  # type: ignore[misc]  # amqtt is read as untyped
             await self._client_connected(listener_name, _Reader(reader), adapter)
         except OSError as error:
             _logger.debug("a client vanished: %s", error)
+        except asyncio.CancelledError:  # abandoned by `stop`: asyncio would complain of a callback that was cancelled
+            _logger.debug("a client was abandoned")
         except Exception:
             _logger.exception("a client's connection failed")
         finally:
