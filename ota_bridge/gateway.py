@@ -155,13 +155,8 @@ class Gateway:
 
     # --- in ----------------------------------------------------------------------------------------------
 
-    def on_message(self, incoming: Incoming) -> None:
-        """One message of the control link, by itself."""
-        self.hear(incoming)
-        self.take(nothing)
-
     def hear(self, incoming: Incoming) -> None:
-        """One message of a bundle, which `take` takes in."""
+        """One message of a bundle of the control link, which `take` takes in."""
         self.counters.reports += 1
         uplink = self._meaning(incoming.message)
         if uplink is None:
@@ -300,7 +295,7 @@ class Gateway:
         """Run one operation; raises OperatorError."""
         operation = OPERATIONS.get(name)
 
-        def work(unit: UnitOfWork) -> tuple[Any, list[Output]]:
+        def work(unit: UnitOfWork, name: str = name) -> tuple[Any, list[Output]]:
             return perform(unit, self.bridge, name, args, caller=caller, now=self.now())
 
         if operation is None or not operation.writes:
@@ -310,6 +305,8 @@ class Gateway:
         _log.info("%s: %s %.300s", caller.user, name, without_tokens(str(dict(args))))  # an import can be long
         async with self.door.recording(caller, name, args, writes=True):
             await self.door.admit(caller, name)  # not in `work` alone: to hold the block plane is to act
+            if operation.first:
+                await asyncio.to_thread(self.store.read, lambda unit: work(unit, operation.first))
             with contextlib.ExitStack() as held:
                 await self._hold(name, args, held)
                 result = await self.commit(work)

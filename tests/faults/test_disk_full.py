@@ -22,6 +22,7 @@ from ota_bridge.core.values import DeviceId
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.outlet import nothing
 from ota_bridge.store import connection
 from ota_bridge.store.sqlite import SqliteStore
 from ota_bridge.switch import Switch
@@ -247,7 +248,8 @@ class Bridge:
             "parts": {"firmware": ["1.0.0", 1, "", 0]}, "note": "x" * 800,
         }  # fmt: skip
         message = MqttMessage(topic=f"$ota/report/prod/{name}", payload=json.dumps(body).encode(), qos=1)
-        self.gateway.on_message(Incoming(message=message, token=AckToken(generation=1, mid=self.sent, qos=1)))
+        self.gateway.hear(Incoming(message=message, token=AckToken(generation=1, mid=self.sent, qos=1)))
+        self.gateway.take(nothing)
 
     def stored(self) -> set[tuple[str, int, int]]:
         database = sqlite3.connect(f"file:{self.path}?mode=ro", uri=True, factory=sqlite3.Connection)

@@ -22,6 +22,7 @@ from ota_bridge.core.values import DeviceId, Limits, Share, StandingLimits
 from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.outlet import nothing
 from ota_bridge.store.memory import MemoryStore
 from ota_bridge.switch import Switch
 from ota_bridge.wire import MqttMessage
@@ -136,7 +137,8 @@ class Harness:
         raw = json.dumps(body).encode() if payload is None else payload
         message = MqttMessage(topic=topic or f"$ota/report/prod/{name}", payload=raw, qos=1, retain=retain)
         before = len(self.wire.log)
-        self.gateway.on_message(Incoming(message=message, token=AckToken(generation=1, mid=self.seq, qos=1)))
+        self.gateway.hear(Incoming(message=message, token=AckToken(generation=1, mid=self.seq, qos=1)))
+        self.gateway.take(nothing)
         return [what for what in self.wire.log[before:] if what != "event"]
 
     def release(self):
@@ -865,3 +867,21 @@ async def test_a_local_reader_sees_events_of_its_device_and_a_slow_one_loses_the
     assert {"d1"} == {line["device"] for line in lines}
     await events.aclose()
     assert set() == harness.gateway._subscribers
+
+
+async def test_what_looks_at_a_whole_fleet_is_checked_before_the_writer_has_anything_to_do(harness):
+    harness.world.release()
+    harness.report()
+    works = []
+    submit = harness.store.submit
+
+    def counted(work, on_done):
+        works.append(work)
+        submit(work, on_done)
+
+    harness.store.submit = counted
+    with pytest.raises(InvalidInput, match="no device of prod has attrs.sight"):
+        await harness.gateway.operate(ANN, "rollout.start", {"release": "1.1.0", "where": 'attrs.sight == "x"'})
+    assert len(works) == 1  # the audit log's, of the failure
+    await harness.gateway.operate(ANN, "rollout.start", {"release": "1.1.0", "where": '"firmware" in versions'})
+    assert len(works) > 1

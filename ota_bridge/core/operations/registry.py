@@ -38,25 +38,32 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """A command: `writes` False means it runs on a read-only unit of work too; `role` is what its actor needs."""
+    """A command: `writes` False means it runs on a read-only unit of work too; `role` is what its actor needs.
+
+    `first`: an operation with the same arguments that only reads, and refuses whatever this one would. Where a check
+    looks at a whole fleet, it is run before this one, and nothing that is to be written waits for it.
+    """
 
     name: str
     function: Callable[..., Any]
     writes: bool
     role: Role
     summary: str
+    first: str = ""
 
 
 OPERATIONS: Final[dict[str, Operation]] = {}
 
 
-def operation(name: str, *, writes: bool, role: Role) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def operation(
+    name: str, *, writes: bool, role: Role, first: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a function as the operation of this name."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         summary = inspect.getdoc(function) or ""
         OPERATIONS[name] = Operation(
-            name=name, function=function, writes=writes, role=role, summary=summary.partition("\n")[0]
+            name=name, function=function, writes=writes, role=role, summary=summary.partition("\n")[0], first=first
         )
         return function
 

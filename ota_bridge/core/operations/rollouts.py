@@ -19,7 +19,7 @@ from ota_bridge.core.values import ReleaseId, RolloutId
 from ota_bridge.core.views import Json, deployment_view, rollout_view
 
 
-@operation("rollout.start", writes=True, role=Role.OPERATOR)
+@operation("rollout.start", writes=True, role=Role.OPERATOR, first="rollout.check")
 def rollout_start(
     context: Context,
     release: str,

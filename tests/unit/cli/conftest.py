@@ -22,6 +22,7 @@ from ota_bridge.dialects.native import NativeDialect
 from ota_bridge.gateway import Gateway
 from ota_bridge.intake import Intake
 from ota_bridge.mqtt.control import AckToken, Incoming
+from ota_bridge.outlet import nothing
 from ota_bridge.queries import CelQueries
 from ota_bridge.security.authority import Authority
 from ota_bridge.store.blobs import BlobStore
@@ -139,7 +140,8 @@ class DaemonWithoutLinks:
         product, name = device.split("/")
         message = MqttMessage(topic=f"$ota/report/{product}/{name}", payload=json.dumps(body).encode(), qos=1)
         token = AckToken(generation=1, mid=1, qos=1)
-        self._loop.call_soon_threadsafe(self._gateway.on_message, Incoming(message=message, token=token))
+        self._loop.call_soon_threadsafe(self._gateway.hear, Incoming(message=message, token=token))
+        self._loop.call_soon_threadsafe(self._gateway.take, nothing)
         deadline = threading.Event()
         for _ in range(500):
             if any(m.topic == f"$ota/update/{product}/{name}" for m in self.link.published):
