@@ -182,6 +182,8 @@ class ControlLink:
             await connection.open(self._subscriptions)
             self._set_state(up=True)
             await asyncio.wait({connection.ended})  # a bare await would cancel the future with this task
+            self._set_state(up=False)
+            await connection.hear_out()
             connection.ended.result()
         except asyncio.CancelledError:
             await connection.leave()

@@ -11,9 +11,11 @@ It is used once and then dropped: nothing of it (packet ids, half a packet, unse
    then nothing is read: where another thread works on a bundle while this one takes the next in, the turns that they
    give each other in the interpreter cost as much as the work. Reading is not held up longer than BUNDLE_WAIT_S.
 4. Between two bundles there is a read, even where messages wait: it brings the PUBACKs, which wait for nothing.
+5. Once it has ended, what was read before is still handed over (`hear_out`): of QoS 0 nothing comes again.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -37,6 +39,7 @@ Bundled = Callable[[Callable[[], None]], None]
 
 BUNDLE_MAX: Final = 200
 BUNDLE_WAIT_S: Final = 2.0
+HEAR_OUT_S: Final = 5.0
 UNHEARD_MAX_BYTES: Final = 16 * 1024 * 1024
 """Where so much waits to be handed over, nothing more is read. mosquitto 2.0 sends far more than it has in flight by
 its own count, where acknowledgements come in bundles: all that it queues for us, as a rule."""
@@ -86,9 +89,13 @@ class ControlConnection(asyncio.Protocol):
         self._reads = True
         self._is_hearing = False
         """Messages are being handed over, or a bundle of them is worked on."""
+        self._is_quiet = asyncio.Event()
+        self._is_quiet.set()
         self._bundle = 0
         """How many messages are in the bundle that is being handed over."""
         self._bundles = 0
+        self._blind_s = 0.0
+        """When it last could not read, for what waited to be handed over: PUBACKs may have come then."""
         self._bundled_s: float | None = None
         """Since when a bundle is worked on."""
         self._is_full = False
@@ -145,9 +152,15 @@ class ControlConnection(asyncio.Protocol):
             self._transport.close()
             await asyncio.wait({self.ended}, timeout=max(until_s - self._loop.time(), 0.05))
 
+    async def hear_out(self) -> None:
+        """After its end: wait until what was read before was handed over, for a while at most."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._is_quiet.wait(), HEAR_OUT_S)
+
     def drop(self) -> None:
-        """Close without a word."""
+        """Close without a word; nothing more is handed over."""
         self.accepted = False
+        self._unheard.clear()
         if self._timer is not None:
             self._timer.cancel()
         if self._transport is not None:
@@ -213,7 +226,9 @@ class ControlConnection(asyncio.Protocol):
             if self.ended.done():
                 return
             self._packet(packet)
-        if self._unheard and not self._is_hearing:
+        if self._is_hearing:
+            self._set_reading(goes_on=False)  # one read: a transport goes on until it is told
+        elif self._unheard:
             self._hear()
 
     def pause_writing(self) -> None:
@@ -237,7 +252,8 @@ class ControlConnection(asyncio.Protocol):
         """Hand messages over for a moment; go on in another turn, until there is a bundle or none is left."""
         unheard, until_s = self._unheard, time.monotonic() + _WORK_S
         self._is_hearing = True
-        while unheard and self._bundle < BUNDLE_MAX and not self.ended.done():
+        self._is_quiet.clear()
+        while unheard and self._bundle < BUNDLE_MAX:
             message = unheard.popleft()
             self._unheard_bytes -= _bytes_of(message)
             self._bundle += 1
@@ -259,9 +275,11 @@ class ControlConnection(asyncio.Protocol):
     def _read_on(self) -> None:
         self._alive.heard_s = time.monotonic()  # it was this side that did not listen
         self._set_reading(goes_on=self._unheard_bytes < UNHEARD_MAX_BYTES)
-        self._is_hearing = bool(self._unheard) and not self.ended.done()
+        self._is_hearing = bool(self._unheard)
         if self._is_hearing:
             self._loop.call_later(0, self._hear)  # behind the read of the loop's next turn
+        else:
+            self._is_quiet.set()
 
     def _set_reading(self, *, goes_on: bool) -> None:
         if goes_on is self._reads or self._transport is None or self._transport.is_closing():
@@ -349,13 +367,20 @@ class ControlConnection(asyncio.Protocol):
             self._alive.heard_s = now_s
             if now_s - self._bundled_s >= BUNDLE_WAIT_S:
                 self._done_with(self._bundles)
+        if self.ended.done():
+            return
         try:
             if self._alive.look(now_s, self._transport.get_write_buffer_size(), may_ping=may_ping):
                 self._send(codec.PINGREQ)
         except BrokerError as error:
             self._fail(f"the connection to {address} was lost: {error}")
-        if self._in_flight and self._loop.time() - next(iter(self._in_flight.values())) > _PUBACK_WAIT_S:
+        if self._unheard_bytes >= UNHEARD_MAX_BYTES:
+            self._blind_s = self._loop.time()
+        if self._in_flight and self._loop.time() - max(self._sent_first_s(), self._blind_s) > _PUBACK_WAIT_S:
             self._fail(f"{address} took nothing from us for {_PUBACK_WAIT_S:.0f} s")
+
+    def _sent_first_s(self) -> float:
+        return next(iter(self._in_flight.values()))
 
     # --- ending ---
 

@@ -193,6 +193,35 @@ def test_a_bundle_is_taken_in_as_a_whole_and_done_with_when_its_answers_are_out(
     assert ["report_ack", "puback 1", "report_ack", "puback 2", "done"] == quiet(harness.wire.log)
 
 
+@pytest.mark.parametrize("how", ["refuses", "fails"])
+async def test_a_bundle_whose_last_is_not_committed_is_done_with(harness, how):
+    setattr(harness.store, how, 1)
+    heard(harness, "d1", 1)
+    harness.gateway.take(lambda: harness.wire.log.append("done"))
+    assert ["done"] == quiet(harness.wire.log)
+
+
+async def test_a_bundle_that_waits_for_the_store_is_done_with(harness):
+    harness.store.refuses = 1
+    for seq in (1, 2):
+        heard(harness, f"d{seq}", seq)
+    harness.gateway.take(lambda: harness.wire.log.append("done"))
+    assert ["done"] == quiet(harness.wire.log)
+
+
+def test_a_bundle_is_done_with_behind_its_answers_though_they_go_out_in_turns():
+    deliver, later = Delayed(), []
+    harness = Harness(deliver=deliver)
+    harness.gateway._outlet._soon = later.append
+    heard(harness, "d1", 1)
+    harness.gateway.take(lambda: harness.wire.log.append("done"))
+    deliver.flush()
+    assert [] == quiet(harness.wire.log)
+    while later:
+        later.pop(0)()
+    assert ["report_ack", "puback 1", "done"] == quiet(harness.wire.log)
+
+
 def test_an_empty_bundle_is_done_with_at_once(harness):
     harness.gateway.take(lambda: harness.wire.log.append("done"))
     assert ["done"] == harness.wire.log

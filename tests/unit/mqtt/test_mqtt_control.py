@@ -542,3 +542,93 @@ async def test_a_broker_that_sends_more_than_is_taken_is_not_read_for_ever(monke
         a_read = 256 * 1024 // 132 * 523  # uvloop's, of messages of this size, as they are counted
         assert 0 < most < 100_000 + 2 * a_read
         await eventually(lambda: connection._unheard_bytes == 0)
+
+
+async def test_between_two_bundles_it_reads_once():
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        connection = recorder.link._connection
+        broker.send(messages(450))
+        await bundles.done()
+        await asyncio.sleep(0)
+        assert connection._transport.is_reading()
+        connection.data_received(messages(1))  # a transport may call it many times in one turn, until it is told
+        assert not connection._transport.is_reading()
+
+
+async def test_one_bundle_is_worked_on_at_a_time():
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(450))
+        await bundles.done()
+        broker.send(messages(450))  # comes in the read between two bundles
+        await turns()
+        assert (len(recorder.incoming), len(bundles)) == (400, 1)
+
+
+async def test_nothing_is_read_while_a_bundle_is_worked_on():
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(1))
+        await eventually(lambda: bundles)
+        assert not recorder.link._connection._transport.is_reading()
+
+
+async def test_a_late_end_of_another_bundle_does_not_end_this_one(monkeypatch):
+    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
+    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(600))
+        await eventually(lambda: len(bundles) == 2)
+        monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 60.0)
+        bundles[0]()
+        await turns()
+        assert len(recorder.incoming) == 400
+
+
+async def test_what_was_read_before_the_end_is_handed_over_and_then_it_is_at_rest():
+    bundles, calls = Bundles(), []
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        connection = recorder.link._connection
+        broker.send(b"".join(publish(b"t", b"%d" % number) for number in range(900)))
+        broker.connections[-1].close()
+        while len(recorder.incoming) < 900:
+            await bundles.done()
+            await turns(3)
+        await bundles.done()
+        await eventually(lambda: recorder.states == [True, False, True])
+        assert [b"%d" % number for number in range(900)] == [one.message.payload for one in recorder.incoming]
+        connection._on_bundle = calls.append
+        await turns()
+        assert (calls, len(recorder.incoming)) == ([], 900)
+
+
+async def test_a_bundle_that_is_never_done_with_does_not_keep_the_next_connection_waiting(monkeypatch):
+    monkeypatch.setattr(control_connection, "HEAR_OUT_S", 0.05)
+    bundles = Bundles()
+    async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        connection = recorder.link._connection
+        broker.send(messages(300))
+        await eventually(lambda: bundles)
+        connection._fail("over")
+        await eventually(lambda: recorder.states == [True, False, True])
+        await bundles.done()
+        await turns()
+        assert len(recorder.incoming) == 200
+
+
+async def test_a_puback_that_may_not_have_been_read_yet_is_not_missed(monkeypatch):
+    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
+    monkeypatch.setattr(control_connection, "_PUBACK_WAIT_S", 0.05)
+    monkeypatch.setattr(control_connection, "UNHEARD_MAX_BYTES", 1)
+    bundles = Bundles()
+    async with ScriptedBroker(puback=False) as broker, connected(broker, on_bundle=bundles.append) as recorder:
+        broker.send(messages(300))
+        await eventually(lambda: bundles)
+        assert recorder.link.publish(MqttMessage(topic="t", payload=b"x", qos=1))
+        await asyncio.sleep(0.2)
+        assert recorder.link.counters.failures == 0
+        for _ in range(2):
+            await bundles.done()
+        await eventually(lambda: recorder.link.counters.failures)
