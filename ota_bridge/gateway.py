@@ -78,8 +78,8 @@ PUMP_S: Final = 1.0
 """How often progress is written, time-outs are looked at and summaries are published."""
 RETRY_S: Final = 1.0
 WAITING_MAX: Final = 10_000
-"""What may wait for the store: above it the block plane's counts are dropped. The broker bounds the reports, for it
-delivers only so many that are not acknowledged."""
+"""What may wait for the store: above it the block plane's counts and reports of QoS 0 are dropped. The broker bounds
+the other reports, for it keeps what is not acknowledged and delivers only so many of it."""
 WORK_S: Final = 0.002
 """How long one slice of what concerns the whole fleet may hold the store, and what it costs the block plane at most."""
 REST_S: Final = 0.004
@@ -236,7 +236,7 @@ class Gateway:
         self._wait(uplink, token, origin)
 
     def _wait(self, uplink: Uplink, token: AckToken | None, origin: str) -> None:
-        if token is not None or len(self._waiting) < WAITING_MAX:
+        if (token is not None and token.qos) or len(self._waiting) < WAITING_MAX:
             self._waiting.append((uplink, token, origin))
 
     def _try_again(self) -> None:

@@ -87,9 +87,8 @@ class ControlConnection(asyncio.Protocol):
         self._unheard: deque[codec.Publish] = deque()
         self._unheard_bytes = 0
         self._reads = True
-        self._is_hearing = False
-        """Messages are being handed over, or a bundle of them is worked on."""
         self._is_quiet = asyncio.Event()
+        """No message is being handed over, and no bundle of them is worked on."""
         self._is_quiet.set()
         self._bundle = 0
         """How many messages are in the bundle that is being handed over."""
@@ -226,7 +225,7 @@ class ControlConnection(asyncio.Protocol):
             if self.ended.done():
                 return
             self._packet(packet)
-        if self._is_hearing:
+        if not self._is_quiet.is_set():
             self._set_reading(goes_on=False)  # one read: a transport goes on until it is told
         elif self._unheard:
             self._hear()
@@ -251,7 +250,6 @@ class ControlConnection(asyncio.Protocol):
     def _hear(self) -> None:
         """Hand messages over for a moment; go on in another turn, until there is a bundle or none is left."""
         unheard, until_s = self._unheard, time.monotonic() + _WORK_S
-        self._is_hearing = True
         self._is_quiet.clear()
         while unheard and self._bundle < BUNDLE_MAX:
             message = unheard.popleft()
@@ -275,8 +273,7 @@ class ControlConnection(asyncio.Protocol):
     def _read_on(self) -> None:
         self._alive.heard_s = time.monotonic()  # it was this side that did not listen
         self._set_reading(goes_on=self._unheard_bytes < UNHEARD_MAX_BYTES)
-        self._is_hearing = bool(self._unheard)
-        if self._is_hearing:
+        if self._unheard:
             self._loop.call_later(0, self._hear)  # behind the read of the loop's next turn
         else:
             self._is_quiet.set()

@@ -9,6 +9,7 @@ import msgpack
 import pytest
 from core_world import World
 
+from ota_bridge import gateway
 from ota_bridge.block_gateway import BlockGateway
 from ota_bridge.block_plane import LocalPlane
 from ota_bridge.core.bridge import Bridge
@@ -172,12 +173,12 @@ def test_nothing_is_let_out_before_the_commit_is_told():
     assert ["report_ack", "puback 1", "report_ack", "puback 2"] == quiet(harness.wire.log)
 
 
-def heard(harness, name, seq):
+def heard(harness, name, seq, *, qos=1):
     body = {
         "type": "report_version", "report": {"version": "1.0.0"}, "proto": 1, "hw": "r1", "boot": 7, "seq": seq,
     }  # fmt: skip
-    message = MqttMessage(topic=f"$ota/report/prod/{name}", payload=json.dumps(body).encode(), qos=1, retain=False)
-    harness.gateway.hear(Incoming(message=message, token=AckToken(generation=1, mid=seq, qos=1)))
+    message = MqttMessage(topic=f"$ota/report/prod/{name}", payload=json.dumps(body).encode(), qos=qos, retain=False)
+    harness.gateway.hear(Incoming(message=message, token=AckToken(generation=1, mid=seq, qos=qos)))
 
 
 def test_a_bundle_is_taken_in_as_a_whole_and_done_with_when_its_answers_are_out():
@@ -220,6 +221,15 @@ def test_a_bundle_is_done_with_behind_its_answers_though_they_go_out_in_turns():
     while later:
         later.pop(0)()
     assert ["report_ack", "puback 1", "done"] == quiet(harness.wire.log)
+
+
+async def test_what_nobody_sends_again_and_nobody_bounds_waits_for_the_store_up_to_a_limit(harness, monkeypatch):
+    monkeypatch.setattr(gateway, "WAITING_MAX", 3)
+    harness.store.refuses = 1
+    for seq in range(1, 9):
+        heard(harness, f"d{seq}", seq, qos=seq % 2)
+    harness.gateway.take(lambda: None)
+    assert [1, 2, 3, 5, 7] == [uplink.key.seq for uplink, _, _ in harness.gateway._waiting]
 
 
 def test_an_empty_bundle_is_done_with_at_once(harness):

@@ -442,6 +442,13 @@ async def turns(count: int = 50) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A link that soon reads on though a bundle is not done with."""
+    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
+    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)
+
+
 class Bundles(list):
     """Keeps what a link wants called once a bundle is done with."""
 
@@ -489,9 +496,8 @@ async def test_a_puback_does_not_wait_behind_messages():
         assert len(recorder.incoming) < 900
 
 
-async def test_a_bundle_that_is_never_done_with_holds_reading_up_for_a_while_only(monkeypatch):
-    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
-    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)
+@pytest.mark.usefixtures("impatient")
+async def test_a_bundle_that_is_never_done_with_holds_reading_up_for_a_while_only():
     bundles = Bundles()
     async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
         broker.send(messages(201))
@@ -502,10 +508,9 @@ async def test_a_bundle_that_is_never_done_with_holds_reading_up_for_a_while_onl
         await eventually(lambda: len(recorder.incoming) == 202)
 
 
-async def test_a_bundle_that_outlives_its_connection_does_no_harm(monkeypatch):
-    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
-    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)  # until it reads on, it cannot see the end
-    bundles = Bundles()
+@pytest.mark.usefixtures("impatient")
+async def test_a_bundle_that_outlives_its_connection_does_no_harm():
+    bundles = Bundles()  # until it reads on, it cannot see the end
     async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
         broker.send(messages(200))
         await eventually(lambda: bundles)
@@ -574,9 +579,8 @@ async def test_nothing_is_read_while_a_bundle_is_worked_on():
         assert not recorder.link._connection._transport.is_reading()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_a_late_end_of_another_bundle_does_not_end_this_one(monkeypatch):
-    monkeypatch.setattr(control_connection, "_TICK_S", 0.01)
-    monkeypatch.setattr(control_connection, "BUNDLE_WAIT_S", 0.05)
     bundles = Bundles()
     async with ScriptedBroker() as broker, connected(broker, on_bundle=bundles.append) as recorder:
         broker.send(messages(600))
@@ -626,8 +630,10 @@ async def test_a_puback_that_may_not_have_been_read_yet_is_not_missed(monkeypatc
     async with ScriptedBroker(puback=False) as broker, connected(broker, on_bundle=bundles.append) as recorder:
         broker.send(messages(300))
         await eventually(lambda: bundles)
+        connection = recorder.link._connection
         assert recorder.link.publish(MqttMessage(topic="t", payload=b"x", qos=1))
-        await asyncio.sleep(0.2)
+        sent_s = connection._sent_first_s()
+        await eventually(lambda: connection._blind_s > sent_s + 0.1)
         assert recorder.link.counters.failures == 0
         for _ in range(2):
             await bundles.done()
