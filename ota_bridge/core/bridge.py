@@ -4,7 +4,6 @@ Called on the store's writer thread, inside a transaction, one savepoint per mes
 order after the commit, so nothing is acknowledged before it is durable. No exception for bad input leaves `receive`.
 """
 
-from dataclasses import dataclass
 from math import inf
 from sys import maxsize
 from typing import Final, assert_never
@@ -55,7 +54,7 @@ from ota_bridge.core.ports import (
     UnitOfWork,
 )
 from ota_bridge.core.queries import NO_CALENDAR, none_compiled
-from ota_bridge.core.records import replace
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rollout.model import RolloutState
 from ota_bridge.core.rollout.paths import Paths
@@ -74,12 +73,15 @@ _GOING_ON: Final = frozenset({ReportState.DOWNLOADING, ReportState.DOWNLOADED, R
 """What a device says that is in the middle of an update."""
 
 
-@dataclass(frozen=True, slots=True)
+@record
 class _Answer:
     """What the acknowledgement of a progress report carries besides the key."""
 
     go: tuple[DeploymentId, ...] = ()
     stop: tuple[DeploymentId, ...] = ()
+
+
+_NO_ANSWER: Final = _Answer()
 
 
 class Bridge:
@@ -345,7 +347,7 @@ class Bridge:
         device = replace(device, last_report_wall=updates.now.wall)
         updates.unit.devices.put(device)
         deployment = self._named(updates, report)
-        answer = _Answer()
+        answer = _NO_ANSWER
         if moves and deployment is not None and deployment.is_open:
             answer = self._apply(updates, device, deployment, report)
         elif report.state is ReportState.BURNING:
@@ -382,7 +384,7 @@ class Bridge:
             deployment = updates.schedule(replace(deployment, claimed_wall=now))
             if report.is_proof:
                 vendors.believe(updates, device, deployment, report.reason)
-            return _Answer()
+            return _NO_ANSWER
         changes: dict[str, object] = {}
         if report.percent is not None:
             changes["percent"] = report.percent
@@ -398,8 +400,8 @@ class Bridge:
             updates.move(deployment, event, _cause(report, deployment), **changes)
         except IllegalTransition:
             updates.tell(device.id, "ignored", id=deployment.id, said=report.state, state=deployment.state)
-            return _stop(deployment.id) if report.state is ReportState.BURNING else _Answer()
-        return _Answer(go=(deployment.id,)) if event is DeploymentEvent.GO else _Answer()
+            return _stop(deployment.id) if report.state is ReportState.BURNING else _NO_ANSWER
+        return _Answer(go=(deployment.id,)) if event is DeploymentEvent.GO else _NO_ANSWER
 
     def _hindrance(self, updates: Updates, deployment: Deployment) -> str:
         """Why an install must not begin, or nothing: closes cancel, pause and withdrawal in one place."""
@@ -428,7 +430,7 @@ class Bridge:
             seen = unit.reports.seen(device.id, key.boot, key.seq)
             if seen == key.content:
                 updates.tell(device.id, "repeat", type=kind, boot=key.boot, seq=key.seq)
-                _acknowledge(updates, device, key, _Answer() if is_check_in else self._answer_again(updates, report))
+                _acknowledge(updates, device, key, _NO_ANSWER if is_check_in else self._answer_again(updates, report))
                 return False, False
             if key.boot != device.boot and unit.reports.knows_boot(device.id, key.boot):
                 moves = is_check_in and is_live_again(unit, device, key)
@@ -446,7 +448,7 @@ class Bridge:
 
     def _answer_again(self, updates: Updates, report: CheckIn | Progress) -> _Answer:
         if not isinstance(report, Progress) or report.state is not ReportState.BURNING:
-            return _Answer()
+            return _NO_ANSWER
         deployment = self._named(updates, report)
         if deployment is not None and deployment.state is State.INSTALLING:
             return _Answer(go=(deployment.id,))
@@ -474,19 +476,13 @@ def _stop(deployment: DeploymentId | None) -> _Answer:
     return _Answer(stop=(deployment,) if deployment is not None else ())
 
 
-def _acknowledge(updates: Updates, device: Device, key: ReportKey | None, answer: _Answer = _Answer()) -> None:
+def _acknowledge(updates: Updates, device: Device, key: ReportKey | None, answer: _Answer = _NO_ANSWER) -> None:
     """Queue the acknowledgement of a committed report, for devices whose reports have a key."""
     if key is not None:
-        updates.outputs.append(
-            ReportAck(
-                device=device.id,
-                encoding=device.encoding,
-                boot=key.boot,
-                seqs=(key.seq,),
-                go=answer.go,
-                stop=answer.stop,
-            )
+        made = ReportAck(
+            device=device.id, encoding=device.encoding, boot=key.boot, seqs=(key.seq,), go=answer.go, stop=answer.stop
         )
+        updates.outputs.append(made)
 
 
 def _cause(report: Progress, deployment: Deployment) -> str:

@@ -8,12 +8,13 @@ Only ACTIVE releases are offered.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from enum import StrEnum
 from typing import Final
 
 from ota_bridge.core.errors import Conflict, InvalidInput, NotFound
 from ota_bridge.core.manifest import ManifestFacts, class_id
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.values import ReleaseId, Sha256
 
 METADATA_MAX: Final = 16
@@ -42,7 +43,7 @@ class ReleaseState(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ReleasePart:
     """One component of a release: the signed envelope, what it says, and facts for other dialects."""
 
@@ -63,7 +64,7 @@ class ReleasePart:
         return self.manifest.version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Release:
     """A named version of a product."""
 

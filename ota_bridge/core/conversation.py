@@ -11,6 +11,7 @@ from typing import Final, Protocol, runtime_checkable
 
 from ota_bridge.core.deployment import FETCHING, OPEN, State
 from ota_bridge.core.messages import CheckIn, Progress, Rejected, Said
+from ota_bridge.core.records import record
 from ota_bridge.core.values import DeploymentId, DeviceId, Sha256
 
 CLAIMED: Final = "the device says that it is done"
@@ -20,7 +21,7 @@ MEMORY_MAX_BYTES: Final = 16_384
 """What a dialect may keep of one device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Update:
     """One deployment as a dialect sees it. Times are wall seconds."""
 
@@ -65,7 +66,7 @@ class Update:
         return self.state in FETCHING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Standing:
     """Where a device stands. `memory` is what its dialect kept; empty at first."""
 
@@ -92,7 +93,7 @@ class Standing:
         return next((one for one in self.updates if one.component == component), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Turn:
     """What a message meant: reports in the words of the core, in order, and what to keep."""
 
@@ -103,7 +104,7 @@ class Turn:
     """At most MEMORY_MAX_BYTES; None: as it was."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Occasion:
     """Why a dialect is asked to speak. Several things at once come as one occasion."""
 
@@ -118,7 +119,7 @@ class Occasion:
     """The time has come for which it asked (`Telling.wake_wall`)."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Telling:
     """What to send, in order, after the commit; an empty one is silence."""
 
@@ -131,7 +132,7 @@ class Telling:
     """What follows from silence, such as that an attempt has failed; nothing is told in answer to these."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Memory:
     """What is kept of a device's dialect, and when it wants to be asked again."""
 

@@ -11,14 +11,13 @@ The diagram in docs/architecture.md is generated from TRANSITIONS.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from math import floor
 from typing import Any, Final
 
 from ota_bridge.core.errors import IllegalTransition
 from ota_bridge.core.messages import BlockActivity, ReportState
-from ota_bridge.core.records import replace
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.values import DeploymentId, DeviceId, ReleaseId, RolloutId
 
 
@@ -191,7 +190,7 @@ CHECK_IN: Final[Mapping[tuple[Installed, State, bool], DeploymentEvent | Meaning
 """(installed, state, another boot than the one that reached the state?) -> event or meaning; native protocol §4."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Deployment:
     """One attempt. Times are wall seconds; `due_wall` is when `tick` must look at it again."""
 
@@ -314,7 +313,7 @@ class Deployment:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Transition:
     """One row of a deployment's history."""
 

@@ -11,7 +11,7 @@ from typing import Final
 
 from ota_bridge.core.errors import BlockRefusal, Conflict
 from ota_bridge.core.messages import CheckIn, Encoding, InstalledPart
-from ota_bridge.core.records import replace
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId, Share
 
 HEARD_MAX: Final = 100_000
@@ -37,7 +37,7 @@ class Enrol(StrEnum):
     APPROVE = "approve"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Assignment:
     """The release that a component of a device should run, and the rollout that said so."""
 
@@ -45,7 +45,7 @@ class Assignment:
     rollout: RolloutId | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Silence:
     """The last things that happened on the way to a device that are not reports; for `why`."""
 
@@ -66,7 +66,7 @@ class Silence:
     """Since when it was expected in vain as operators were told that it is silent: once for each such time."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Device:
     """One device as the bridge knows it. Times are wall seconds."""
 

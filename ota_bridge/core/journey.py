@@ -27,8 +27,10 @@ def assigned_releases(unit: UnitOfWork, device: Device) -> Mapping[ReleaseId, Re
 
 def route_of(unit: UnitOfWork, device: Device) -> Route:
     """The paths of one device by the catalog as it is."""
-    seqs = needs.seqs(device, assigned_releases(unit, device))
-    return Paths().route(lambda: unit.releases.all(product=device.id.product), seqs)
+    return Paths().route(
+        lambda: unit.releases.all(product=device.id.product),
+        lambda: needs.seqs(device, assigned_releases(unit, device)),
+    )
 
 
 def next_step(

@@ -5,12 +5,13 @@ bytes, times in seconds. `body` of a report is the decoded message for people to
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any
 
 from ota_bridge.core.errors import BlockRefusal
 from ota_bridge.core.manifest import ManifestFacts
+from ota_bridge.core.records import record
 from ota_bridge.core.values import DeploymentId, DeviceId, Limits, RolloutId, Sha256, Share
 
 
@@ -36,7 +37,7 @@ class ReportState(StrEnum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ReportKey:
     """Names a report: (boot, seq). `content` is 8 bytes of SHA-256 over the payload, to tell a repeat from a clash."""
 
@@ -45,7 +46,7 @@ class ReportKey:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class InstalledPart:
     """What a device says runs in one component. `digest8` is empty and `seq` None where the device knows neither."""
 
@@ -55,7 +56,7 @@ class InstalledPart:
     trial: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckIn:
     """A version report, which is also the device's poll."""
 
@@ -84,7 +85,7 @@ class CheckIn:
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Progress:
     """A progress report of one deployment. `deployment` None: a protocol whose reports name none."""
 
@@ -105,7 +106,7 @@ class Progress:
     body: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BlockActivity:
     """What the block plane saw of one deployment since it last told: sent in batches, never per block."""
 
@@ -120,7 +121,7 @@ class BlockActivity:
     """The largest offset + length of the image served so far: the device's position as the bridge sees it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BlockTrouble:
     """The last refusal that the block plane gave a device, and how many since it last told."""
 
@@ -134,7 +135,7 @@ class BlockTrouble:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rejected:
     """A message from a device's topic that could not be decoded or used: counted and shown in `why`."""
 
@@ -142,7 +143,7 @@ class Rejected:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Said:
     """A message in a vendor's protocol; what it means its dialect says once it sees where the device stands."""
 
@@ -156,7 +157,7 @@ class Said:
 Uplink = CheckIn | Progress | BlockActivity | BlockTrouble | Rejected | Said
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class BlockRequest:
     """One request (native protocol §5): `count` blocks of `size` bytes from `offset`, or those `missing`."""
 
@@ -170,7 +171,7 @@ class BlockRequest:
 # --- downlinks -----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class ReportAck:
     """These reports of this boot are committed; `go`/`stop` answer `burning`."""
 
@@ -182,7 +183,7 @@ class ReportAck:
     stop: tuple[DeploymentId, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Offer:
     """The notice that an update waits, for a device of the native protocol."""
 
@@ -205,7 +206,7 @@ class Offer:
     apply_now: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CancelUpdate:
     """Stop this deployment if it is not too late."""
 
@@ -214,7 +215,7 @@ class CancelUpdate:
     deployment: DeploymentId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class CheckInRequest:
     """Please check in now."""
 
@@ -222,7 +223,7 @@ class CheckInRequest:
     encoding: Encoding
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class KeysetNotice:
     """The signed step to the keyset after the device's own."""
 
@@ -235,7 +236,7 @@ class KeysetNotice:
     """As in an offer: a longer notice goes in the short form."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Saying:
     """What a vendor's dialect says to a device: a message for the wire that the core does not look into."""
 
@@ -257,7 +258,7 @@ class GrantState(StrEnum):
     WITHDRAWN = "withdrawn"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Grant:
     """A device may fetch the image and the chunk list of this manifest. Only the image counts as progress."""
 
@@ -273,7 +274,7 @@ class Grant:
     """Its device has said that it has all of it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class GrantsChanged:
     """All that this device may fetch from now on; replaces what was there. Applied before any later downlink."""
 
@@ -288,7 +289,7 @@ class GrantsChanged:
         return max((grant.fetched_wall for grant in self.grants if grant.fetched_wall is not None), default=None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Event:
     """One line for operators: a report received or a state that changed. Plain JSON values only."""
 
@@ -298,14 +299,14 @@ class Event:
     data: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RolloutChanged:
     """The summary of this rollout should be published again."""
 
     rollout: RolloutId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class RolloutHeld:
     """The block plane's answer for all of a rollout from now on, whatever its grants say; None: what they say."""
 
@@ -313,7 +314,7 @@ class RolloutHeld:
     state: GrantState | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class LimitsChanged:
     """These fleet-wide caps are in force from now on."""
 

@@ -7,7 +7,6 @@ Rules for every implementation (tests/contract runs over all of them):
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ota_bridge.core.catalog import Release
@@ -19,6 +18,7 @@ from ota_bridge.core.keysets import KeysetStanding
 from ota_bridge.core.manifest import ManifestFacts
 from ota_bridge.core.messages import InstalledPart, ReportKey
 from ota_bridge.core.people import Token, TokenId, User
+from ota_bridge.core.records import record
 from ota_bridge.core.rollout.approvals import Approval
 from ota_bridge.core.rollout.facts import Key
 from ota_bridge.core.rollout.model import PLACES_END, Rollout, RolloutState
@@ -153,7 +153,7 @@ class Members(Protocol):
     def clear(self, rollout: RolloutId) -> None: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StoredReport:
     """A report as it was received and acknowledged. `key` None: the device sends none."""
 

@@ -1,7 +1,7 @@
 """Where a device of a vendor's protocol stands, and what its dialect keeps of it, in one unit of work."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from ota_bridge.core import notices
@@ -9,6 +9,7 @@ from ota_bridge.core.conversation import Choosy, Conversation, Memory, Occasions
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import Links, UnitOfWork
+from ota_bridge.core.records import record
 from ota_bridge.core.rollout import policy
 from ota_bridge.core.rules import Rules
 from ota_bridge.core.terms import Terms, is_paused
@@ -22,7 +23,7 @@ Dialects = Mapping[str, Conversation]
 NO_DIALECTS: Final[Dialects] = {}
 
 
-@dataclass(slots=True, kw_only=True)
+@record(frozen=False)
 class Speaking:
     """What is to be told to devices of vendors' protocols at the end of a unit of work."""
 

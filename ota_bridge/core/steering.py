@@ -170,14 +170,32 @@ def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, c
     return deployment.is_open and updates.cancel(device, deployment, cause)
 
 
-def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: str) -> int:
-    """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay."""
+def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: str) -> tuple[int, bool]:
+    """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay.
+
+    Returns (how many these are, whether more may follow): where much is open, the rollout's devices are looked at again
+    in slices, and a deployment of what was withdrawn is canceled then (`planner.steps`).
+    """
+    found = updates.unit.deployments.tallies(rollout.id)
+    if not any(stage < 0 and state in _CANCELABLE for stage, state, _ in found):
+        return 0, False
     canceled = 0
-    for deployment in deployments_of(updates, rollout, open_only=True):
+    for done, deployment in enumerate(deployments_of(updates, rollout, open_only=True)):
+        if done == AT_ONCE_MAX:
+            _look_again(updates, rollout)
+            return canceled, True
         device = updates.unit.devices.get(deployment.device)
         if device is not None and deployment.release == stone and updates.cancel(device, deployment, cause):
             canceled += 1
-    return canceled
+    return canceled, False
+
+
+def _look_again(updates: Updates, rollout: Rollout) -> None:
+    """At all devices of a rollout, in slices; those of a paused one are looked at when it goes on."""
+    if rollout.state is RolloutState.RUNNING:
+        store(updates, replace(rollout, sweep=""))
+    elif rollout.state is RolloutState.CANCELED and not rollout.is_planning:
+        store(updates, replace(rollout, sweep="", standing=replace(rollout.standing, is_resuming=True)))
 
 
 def open_stage(updates: Updates, rollout: Rollout) -> Rollout:

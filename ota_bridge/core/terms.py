@@ -3,7 +3,6 @@
 Reads records and changes none, but for the line of members that wait to be let in.
 """
 
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from ota_bridge.core.delivery import Pacing, is_served
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import Calendar, Queries, UnitOfWork
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout.facts import facts_of
 from ota_bridge.core.rollout.model import SHARES, Rollout, RolloutState, place_of, share_of
 from ota_bridge.core.rollout.plan import Timeouts, Window
@@ -28,7 +28,7 @@ WINDOW_CAUSE: Final = "waits for its window"
 _NO_TIMEOUTS: Final = Timeouts()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Hold:
     """Why a notice is not sent now. `until_wall` None: the slots' line calls it."""
 
@@ -36,7 +36,7 @@ class Hold:
     until_wall: float | None = None
 
 
-@dataclass(slots=True, kw_only=True)
+@record(frozen=False)
 class Terms:
     """See the module; one for each unit of work."""
 

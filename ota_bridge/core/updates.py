@@ -6,11 +6,11 @@ exactly one place. Outputs are released after the commit, in order.
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Final
 
 from ota_bridge.core import keysets, notices
-from ota_bridge.core.catalog import Release
+from ota_bridge.core.catalog import Release, ReleaseState
 from ota_bridge.core.delivery import Due, is_served
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State, Transition
 from ota_bridge.core.errors import ManifestRefused
@@ -28,7 +28,7 @@ from ota_bridge.core.messages import (
     RolloutChanged,
 )
 from ota_bridge.core.ports import Keysets, Links, ManifestVerifier, TicketIssuer, UnitOfWork
-from ota_bridge.core.records import replace
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout import needs, planner, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Paths
@@ -51,7 +51,7 @@ _HOPELESS: Final = frozenset({Obstacle.WRONG_HARDWARE, Obstacle.ANTI_ROLLBACK, O
 """What ends a deployment that was open before: the device became another, went past it, or fell behind its stones."""
 
 
-@dataclass(slots=True, kw_only=True)
+@record(frozen=False)
 class Updates:
     """One unit of work's worth of changes."""
 
@@ -68,6 +68,8 @@ class Updates:
     outputs: list[Output] = field(default_factory=list)
     opened: int = 0
     """How many deployments it has opened."""
+    _changed: set[RolloutId] = field(default_factory=set)
+    """Whose summary is published again."""
     _offered: set[DeviceId] = field(default_factory=set)
     """Whom this unit of work has sent a notice: those of one device's components go together."""
 
@@ -76,6 +78,21 @@ class Updates:
     def tell(self, device: DeviceId, kind: str, **data: Any) -> None:
         """An event line for operators."""
         self.outputs.append(Event(device=device, wall=self.now.wall, kind=kind, data=data))
+
+    def _tell_state(self, one: Deployment, before: State | None, cause: str) -> None:
+        self.tell(
+            one.device,
+            "state",
+            id=one.id,
+            component=one.component,
+            release=one.release,
+            rollout=one.rollout,
+            attempt=one.attempt,
+            before=before,
+            after=one.state,
+            cause=cause,
+        )
+        self.rollout_changed(one.rollout)
 
     def release_of(self, deployment: Deployment) -> Release:
         """The release of a deployment."""
@@ -101,24 +118,15 @@ class Updates:
         if moved.state is not deployment.state:
             if not moved.is_open and self.speaking.knows(moved.device):
                 self.speaking.occasions.add(moved.device, ended=moved.id)
-            self.tell(
-                moved.device,
-                "state",
-                id=moved.id,
-                component=moved.component,
-                release=moved.release,
-                rollout=moved.rollout,
-                attempt=moved.attempt,
-                before=deployment.state,
-                after=moved.state,
-                cause=cause,
-            )
-            self.rollout_changed(moved.rollout)
+            self._tell_state(moved, deployment.state, cause)
         # What is being canceled is granted too, as withdrawn, where its release is; who has it all frees its slot.
-        is_whole = {one.state is State.DOWNLOADED for one in (moved, deployment)}
-        was_or_is = {deployment.state, moved.state}
-        first = State.QUEUED in was_or_is and self.speaking.knows(moved.device)
-        if first or is_served(moved) != is_served(deployment) or State.CANCELING in was_or_is or len(is_whole) > 1:
+        was, now = deployment.state, moved.state
+        if (
+            is_served(moved) != is_served(deployment)
+            or State.CANCELING in (was, now)
+            or (was is State.DOWNLOADED) != (now is State.DOWNLOADED)
+            or (State.QUEUED in (was, now) and self.speaking.knows(moved.device))
+        ):
             self.grant(moved.device)
         return moved
 
@@ -142,10 +150,9 @@ class Updates:
 
     def rollout_changed(self, rollout: RolloutId | None) -> None:
         """Its summary is to be published again."""
-        if rollout is not None:
-            changed = RolloutChanged(rollout=rollout)
-            if changed not in self.outputs:
-                self.outputs.append(changed)
+        if rollout is not None and rollout not in self._changed:
+            self._changed.add(rollout)
+            self.outputs.append(RolloutChanged(rollout=rollout))
 
     # --- granting ----------------------------------------------------------------------------------------
 
@@ -159,7 +166,7 @@ class Updates:
         found: list[Grant] = []
         for deployment in self.unit.deployments.open_of(device_id) if device is not None else ():
             release = self.release_of(deployment)
-            withdrawn = release.state.value == "withdrawn"
+            withdrawn = release.state is ReleaseState.WITHDRAWN
             if not is_served(deployment) and not (withdrawn and deployment.state is State.CANCELING):
                 continue
             if deployment.state is State.QUEUED and self.speaking.of(device) is not None:
@@ -231,10 +238,12 @@ class Updates:
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
         unknown = {name for name in device.assigned if not is_known(self.unit, product, name, device.parts.get(name))}
-        route = self.paths.route(lambda: self.unit.releases.all(product=product), needs.seqs(device, releases))
+        planned = device
+        route = self.paths.route(lambda: self.unit.releases.all(product=product), lambda: needs.seqs(planned, releases))
         steps = planner.steps(
-            device, releases, past, self.terms.tries_of, canceled=canceled, unknown=unknown, route=route
-        )
+            device, releases, past, self.terms.tries_of, canceled=canceled, withdrawn=self._withdrawn(past),
+            unknown=unknown, route=route,
+        )  # fmt: skip
         for step in steps:
             match step:
                 case planner.Open():
@@ -246,6 +255,10 @@ class Updates:
                 case planner.Blocked():
                     pass  # `why` derives the same verdict again from the same records
         return device
+
+    def _withdrawn(self, past: Sequence[Deployment]) -> set[ReleaseId]:
+        """The releases of open deployments that nobody may have any more."""
+        return {one.release for one in past if one.is_open and self.release_of(one).state is ReleaseState.WITHDRAWN}
 
     def _past(self, device_id: DeviceId) -> list[Deployment]:
         """The device's deployments, newest first: the latest, and whatever older one is still open."""
@@ -296,19 +309,7 @@ class Updates:
                 cause=cause,
             )
         )
-        self.tell(
-            device.id,
-            "state",
-            id=deployment.id,
-            component=deployment.component,
-            release=deployment.release,
-            rollout=deployment.rollout,
-            attempt=deployment.attempt,
-            before=None,
-            after=State.QUEUED,
-            cause=cause,
-        )
-        self.rollout_changed(deployment.rollout)
+        self._tell_state(deployment, None, cause)
         if self.speaking.of(device) is None:
             self.grant(device.id)
         return self.offer(device, deployment, answers_check_in=True)

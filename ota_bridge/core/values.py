@@ -7,12 +7,12 @@ their alphabets hold no `/`, `+`, `#`, NUL or space (native protocol §1).
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
-from typing import Final, NewType
+from typing import Final, NamedTuple, NewType, Self
 
 from ota_bridge.core.errors import InvalidInput
+from ota_bridge.core.records import record
 
 DeploymentId = NewType("DeploymentId", str)
 """Names one deployment on the wire: 12 lower-case hex digits, random, so a restored database never reuses one."""
@@ -137,16 +137,22 @@ def release_id(product: str, version: str) -> ReleaseId:
     return ReleaseId(f"{checked_product(product)}/{checked_version(version)}")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class DeviceId:
-    """Who a device is: the two topic levels that the broker's access rules prove."""
-
+class _Names(NamedTuple):
     product: str
     name: str
 
-    def __post_init__(self) -> None:
-        _checked(_NAME, self.product, "product")
-        _checked(_DEVICE, self.name, "device name")
+
+class DeviceId(_Names):
+    """Who a device is: the two topic levels that the broker's access rules prove.
+
+    A pair, because nothing is hashed and compared as often: tuples do that without the interpreter.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, product: str, name: str) -> Self:
+        """Raises InvalidInput for names that there cannot be."""
+        return super().__new__(cls, _checked(_NAME, product, "product"), _checked(_DEVICE, name, "device name"))
 
     def __str__(self) -> str:
         return f"{self.product}/{self.name}"
@@ -160,7 +166,7 @@ class DeviceId:
         return cls(product, name)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Now:
     """One reading of the clocks: `wall` in seconds since 1970 UTC, `mono` in seconds of a clock that never steps."""
 
@@ -168,7 +174,7 @@ class Now:
     mono: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Limits:
     """Fleet-wide caps, each 0 for none: blocks per second, bytes of them per second, simultaneous downloads."""
 
@@ -188,7 +194,7 @@ class Limits:
         return bool(self.blocks_per_s or self.bytes_per_s or self.downloads)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class StandingLimits:
     """The caps in force, and who set them when; `set_wall` None: nobody ever did."""
 

@@ -6,12 +6,13 @@ No undo, no history, no reports kept; ids are counted instead of drawn, so that 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ota_bridge.core.deployment import Transition
+from ota_bridge.core.deployment import Deployment, Transition
+from ota_bridge.core.fleet import Device
 from ota_bridge.core.ports import StoredReport
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId
 from ota_bridge.store.memory_deployments import MemoryDeployments
 from ota_bridge.store.memory_state import MemoryState
-from ota_bridge.store.memory_tables import MemoryTables
+from ota_bridge.store.memory_tables import MemoryDevices, MemoryTables
 
 
 class _NoJournal(list[Callable[[], object]]):
@@ -19,7 +20,25 @@ class _NoJournal(list[Callable[[], object]]):
         """Nothing is taken back: who fails ends the rehearsal."""
 
 
+class _Devices(MemoryDevices):
+    def put(self, device: Device) -> None:
+        """Without a way back."""
+        known = self._state.devices
+        if device.id not in known:
+            self._state.names.add((device.id.product, device.id.name, device.id))
+        known[device.id] = device
+
+
 class _Deployments(MemoryDeployments):
+    def put(self, deployment: Deployment) -> None:
+        """Without a way back, and without asking whether there is what it names: the bridge has just read that."""
+        state = self._state
+        before = state.deployments.get(deployment.id)
+        if before is None:
+            state.by_device.setdefault(deployment.device, []).append(deployment.id)
+        state.deployments[deployment.id] = deployment
+        state.index.change(before, deployment)
+
     def record(self, transition: Transition) -> None:
         """Nobody asks for the history."""
 
@@ -52,7 +71,8 @@ class Ledger(MemoryTables):
         state = MemoryState(journal=_NoJournal())
         tables = MemoryTables.over(state)
         kept = {name: getattr(tables, name) for name in MemoryTables.__dataclass_fields__}
-        return cls(**(kept | {"deployments": _Deployments(state), "reports": _Reports()}), state=state)
+        own = {"devices": _Devices(state), "deployments": _Deployments(state), "reports": _Reports()}
+        return cls(**(kept | own), state=state)
 
     @property
     def opened(self) -> int:

@@ -34,7 +34,8 @@ class MemoryDeployments(Table):
         state.writable().append(lambda: state.index.change(deployment, before))
 
     def open_of(self, device: DeviceId) -> Sequence[Deployment]:
-        return sorted((one for one in self._of(device) if one.is_open), key=lambda one: one.id)
+        found = [one for one in self._of(device) if one.is_open]
+        return found if len(found) <= 1 else sorted(found, key=lambda one: one.id)
 
     def recent_of(self, device: DeviceId, *, limit: int = 20) -> Sequence[Deployment]:
         return self._of(device)[::-1][:limit]

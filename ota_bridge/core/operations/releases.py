@@ -182,11 +182,15 @@ def release_ahead(context: Context, release: str) -> Json:
 
 @operation("release.withdraw", writes=True, role=Role.AUTHOR)
 def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
-    """Stop offering a release; its rollouts end, and every open deployment of it is canceled."""
+    """Stop offering a release; its rollouts end, and every open deployment of it is canceled.
+
+    `canceled`: how many these are; `follow`: the rollouts that have it as a stepping stone and take it from further
+    devices in slices.
+    """
     found = release_named(context, release).withdrawn()
     context.unit.releases.put(found)
     cause = f"withdrawn by {context.actor}" + (f": {reason[:200]}" if reason else "")
-    canceled = 0
+    canceled, follow = 0, []
     for rollout in context.unit.rollouts.all(product=found.product):
         if rollout.release == found.id:
             if rollout.state is not RolloutState.CANCELED:
@@ -194,5 +198,8 @@ def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
             canceled += steering.cancel_open(context.updates, rollout, cause)
             steering.hold(context.updates, rollout)
         else:
-            canceled += steering.cancel_stones(context.updates, rollout, found.id, cause)
-    return {**release_view(found), "canceled": canceled}
+            stones, is_more = steering.cancel_stones(context.updates, rollout, found.id, cause)
+            canceled += stones
+            if is_more:
+                follow.append(rollout.id)
+    return {**release_view(found), "canceled": canceled, "follow": follow}

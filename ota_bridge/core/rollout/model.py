@@ -2,11 +2,12 @@
 
 import hashlib
 from bisect import bisect_right
-from dataclasses import dataclass, field, replace
+from dataclasses import field
 from enum import StrEnum
 from typing import Final
 
 from ota_bridge.core.errors import Conflict, InvalidInput
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout.plan import Plan, Stage
 from ota_bridge.core.values import DeviceId, ReleaseId, RolloutId
 
@@ -21,7 +22,7 @@ class RolloutState(StrEnum):
     CANCELED = "canceled"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Target:
     """Which devices: a list of names, or a share of all of the product's (100 is everyone), or of those of a query."""
 
@@ -70,7 +71,7 @@ def place_of(device: DeviceId, release: ReleaseId, tier: int) -> int:
     return tier * TIER + (int.from_bytes(digest[:8], "big") >> (64 - HASH_BITS))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Standing:
     """How far a rollout has come through its stages. What else there is to know is in deployments and members."""
 
@@ -130,7 +131,7 @@ class Standing:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Rollout:
     """A release on its way to its devices."""
 

@@ -19,6 +19,7 @@ from typing import Final
 from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState, is_compatible
 from ota_bridge.core.fleet import Device, runs
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.records import record
 from ota_bridge.core.values import ReleaseId
 from ota_bridge.core.versions import admits, shown
 
@@ -26,7 +27,7 @@ KEPT_MAX: Final = 4096
 """Paths that are kept for a product; more, and all are found again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Path:
     """What is installed one after the other; the last is the target."""
 
@@ -34,7 +35,7 @@ class Path:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class NoPath:
     """The target cannot be reached; why, in words."""
 
@@ -92,27 +93,33 @@ class Paths:
 
     _catalogs: dict[str, "_Catalog"] = field(default_factory=dict)
 
-    def route(self, catalog: Callable[[], Sequence[Release]], seqs: Seqs) -> Route:
+    def route(self, catalog: Callable[[], Sequence[Release]], seqs: Callable[[], Seqs]) -> Route:
         """The paths of one device, whose components have or get these seqs."""
         return lambda device, component, target: self.find(device, component, target, catalog, seqs)
 
     def find(
-        self, device: Device, component: str, target: Release, catalog: Callable[[], Sequence[Release]], seqs: Seqs
+        self,
+        device: Device,
+        component: str,
+        target: Release,
+        catalog: Callable[[], Sequence[Release]],
+        seqs: Callable[[], Seqs],
     ) -> Found:
-        """The path to `target`. `catalog`: all releases of the product, asked only if stones are needed."""
+        """The path to `target`. `catalog` (all of the product) and `seqs` are asked only if stones are needed."""
         at_once = direct(device, component, target)
         if isinstance(at_once, Path):
             return at_once
         known = self._known(device.id.product, catalog())
         before = before_step(device, target.parts[component])
         hw = device.hw if device.hw is not None or device.proto > 0 else ""
-        needed = tuple(seqs.get(name, 0) for name in known.needed)
+        has = seqs()
+        needed = tuple(has.get(name, 0) for name in known.needed)
         key = (target.id, component, before.version, before.seq, before.digest8, hw, needed)
         found = known.paths.get(key)
         if found is None:
             if len(known.paths) >= KEPT_MAX:
                 known.paths.clear()
-            found = known.paths[key] = _search(before, component, target, known.releases, hw, seqs)
+            found = known.paths[key] = _search(before, component, target, known.releases, hw, has)
         return found
 
     def _known(self, product: str, releases: Sequence[Release]) -> "_Catalog":

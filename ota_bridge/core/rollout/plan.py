@@ -5,12 +5,13 @@ raises InvalidInput that names the field, so a plan that cannot work is refused 
 mean for one device is `policy`'s, for the whole `gates`'.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Final
 
 from ota_bridge.core.deployment import State
 from ota_bridge.core.errors import InvalidInput
+from ota_bridge.core.records import record
 from ota_bridge.core.values import ReleaseId
 
 STAGES_MAX: Final = 64
@@ -44,7 +45,7 @@ def _check(name: str, value: float, low: float, high: float) -> None:
         raise InvalidInput(f"{name}: {value:g} is not within {low:g}..{high:g}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class SuccessGate:
     """When a stage has succeeded: enough of its devices confirmed, for long enough."""
 
@@ -63,7 +64,7 @@ class SuccessGate:
             raise InvalidInput(f"action: {self.action!s}; a stage that succeeded can go_on or wait")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class FailureGate:
     """When a stage has failed: too many of the devices whose attempt has ended failed."""
 
@@ -91,7 +92,7 @@ class FailureGate:
             raise InvalidInput(f"action: {self.action!s}; a stage that failed can pause, cancel or roll_back")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Pace:
     """How fast devices are let in: a base rate that grows with success, or a time to spread a stage over."""
 
@@ -124,7 +125,7 @@ class Pace:
         return min(grown, self.max_per_min)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Window:
     """When devices may be offered an update: it opens as `cron` says, in the device's zone, for `length_s`."""
 
@@ -142,7 +143,7 @@ class Window:
             raise InvalidInput("cron: five fields, such as `0 2 * * *` for each night at two")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Timeouts:
     """How long a deployment of this rollout may stay in a state, in seconds; None: as the daemon is configured."""
 
@@ -161,7 +162,7 @@ class Timeouts:
                 _check(name, value, 1.0, SECONDS_MAX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Tries:
     """How often one device is tried; None: as the daemon is configured."""
 
@@ -184,7 +185,7 @@ class Tries:
         _check("quarantine_after", self.quarantine_after, 0, ATTEMPTS_MAX)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Stage:
     """One step of a rollout: so many devices more, or all that are left."""
 
@@ -229,7 +230,7 @@ class Stage:
 EVERYONE: Final = (Stage(),)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Plan:
     """How a rollout proceeds. The default: everyone at once, nothing is waited for."""
 

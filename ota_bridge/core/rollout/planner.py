@@ -4,11 +4,11 @@ Running it twice on the same records gives the same answer, so a restart at any 
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 from ota_bridge.core.catalog import Release
 from ota_bridge.core.deployment import Deployment, DeploymentEvent, State
 from ota_bridge.core.fleet import Assignment, Device
+from ota_bridge.core.records import record
 from ota_bridge.core.rollout import needs, paths, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Route
@@ -17,7 +17,7 @@ from ota_bridge.core.rollout.policy import Obstacle, Retries
 from ota_bridge.core.values import ReleaseId, RolloutId
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Open:
     """Open another attempt, with no offer before `not_before_wall`."""
 
@@ -27,7 +27,7 @@ class Open:
     not_before_wall: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Supersede:
     """This open deployment is of a release that is no longer wanted."""
 
@@ -35,7 +35,7 @@ class Supersede:
     cause: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Blocked:
     """The component has an assignment that cannot be carried out."""
 
@@ -60,7 +60,8 @@ def assignments(
     """
     assigned = dict(device.assigned)
     places = precedence(rollouts)
-    for rollout in sorted(rollouts, key=lambda rollout: places[rollout.id]):
+    known = {rollout.id: rollout for rollout in rollouts}
+    for rollout in map(known.__getitem__, places):
         release = releases.get(rollout.release)
         if rollout.state is not RolloutState.RUNNING or release is None:
             continue
@@ -75,7 +76,7 @@ def assignments(
 
 
 def precedence(rollouts: Sequence[Rollout]) -> Mapping[RolloutId, int]:
-    """The place of each rollout of a product: the higher overtakes the lower. They come oldest first."""
+    """The place of each rollout of a product, from the lowest: the higher overtakes. They come oldest first."""
     ranked = sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
     return {rollout.id: place for place, rollout in enumerate(ranked)}
 
@@ -92,13 +93,15 @@ def steps(
     retries: Callable[[RolloutId | None], Retries],
     *,
     canceled: Collection[RolloutId] = (),
+    withdrawn: Collection[ReleaseId] = (),
     unknown: Collection[str] = (),
     route: Route = paths.direct,
 ) -> list[Step]:
     """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
 
-    The assignment of a canceled rollout stands only for a device that it had reached. `unknown`: the components in
-    which it runs what is not in the catalog. `route`: the path of a component, whose first step is what is opened.
+    The assignment of a canceled rollout stands only for a device that it had reached. `withdrawn`: releases that
+    nothing may go on with. `unknown`: the components in which it runs what is not in the catalog. `route`: the path of
+    a component, whose first step is what is opened.
     """
     found: list[Step] = []
     if policy.may_take_part(device) is not None:
@@ -110,8 +113,11 @@ def steps(
             # A rollout opens stepping stones beside its own release.
             same_rollout = current.rollout == assignment.rollout
             wanted = same_rollout and (current.release == assignment.release or current.rollout is not None)
-            if not wanted and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
-                found.append(Supersede(deployment=current, cause=f"superseded by {assignment.release}"))
+            cause = "" if wanted else f"superseded by {assignment.release}"
+            if current.release in withdrawn:
+                cause = f"{current.release} is withdrawn"
+            if cause and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
+                found.append(Supersede(deployment=current, cause=cause))
             continue
         release = releases.get(assignment.release)
         if release is None or component not in release.parts:

@@ -1,7 +1,6 @@
 """Pure verdicts: may this release go to this device, may it be tried again."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import lru_cache
 from typing import Final
@@ -12,6 +11,7 @@ from ota_bridge.core.errors import RefusedReason
 from ota_bridge.core.fleet import Device, DeviceState, runs
 from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout import paths
 from ota_bridge.core.rollout.plan import FAILURES, Tries
 from ota_bridge.core.versions import compare
@@ -136,7 +136,7 @@ def is_met(device: Device, need: Dependency) -> bool:
     return not installed.trial and (installed.seq is None or installed.seq >= need.min_seq)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@record
 class Retries:
     """How often a release is tried on one device, and how long to wait in between."""
 

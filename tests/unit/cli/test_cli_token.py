@@ -22,7 +22,7 @@ def test_a_token_is_one_line_of_output_and_is_listed_without_its_secret(operator
     ran = operator("token", "list")
     assert ["TOKEN", "USER", "STATE", "EXPIRES", "ID", "BY"] == ran.lines()[0]
     assert ["desk", "vic", "live"] == ran.lines()[1][:3]
-    assert text.rpartition("_")[2] not in ran.out
+    assert text[-20:] not in ran.out
     assert [] == operator("token", "list", "--user", "ann", "--json").json["tokens"]
 
 

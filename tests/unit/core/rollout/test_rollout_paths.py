@@ -13,9 +13,11 @@ from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.fleet import Assignment, Device, DeviceState
 from ota_bridge.core.manifest import Dependency
 from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.operations import perform
 from ota_bridge.core.rollout import paths, planner
 from ota_bridge.core.rollout.paths import NoPath, Path, Paths
 from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.steering import AT_ONCE_MAX
 from ota_bridge.core.values import DeploymentId, DeviceId, RolloutId, release_id
 from ota_bridge.core.versions import admits
 
@@ -48,7 +50,7 @@ def device(version="1.0", seq=1, digest8=b"", **changes):
 
 
 def find(target, *others, at=None, seqs=None):
-    return Paths().find(at or device(), "firmware", target, lambda: [*others, target], seqs or {})
+    return Paths().find(at or device(), "firmware", target, lambda: [*others, target], lambda: seqs or {})
 
 
 def names(found):
@@ -221,17 +223,17 @@ def test_a_path_is_searched_once_for_all_devices_at_the_same_place(monkeypatch):
     known, catalog = Paths(), list(OVER_TWO)
     for number in range(1000):
         at = device(f"1.{number % 3}", id=DeviceId("prod", f"d{number}"))
-        assert ["2.0", "3.0"] == names(known.find(at, "firmware", OVER_TWO[0], lambda: list(catalog), {}))
+        assert ["2.0", "3.0"] == names(known.find(at, "firmware", OVER_TWO[0], lambda: list(catalog), dict))
     assert ["1.0", "1.1", "1.2"] == [before.version for before in searched]
     catalog[1] = replace(OVER_TWO[1], state=ReleaseState.WITHDRAWN)
-    assert isinstance(known.find(device(), "firmware", OVER_TWO[0], lambda: list(catalog), {}), NoPath)
+    assert isinstance(known.find(device(), "firmware", OVER_TWO[0], lambda: list(catalog), dict), NoPath)
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
     monkeypatch.setattr(paths, "KEPT_MAX", 3)
     known = Paths()
     for number in range(10):
-        known.find(device(f"1.{number}"), "firmware", OVER_TWO[0], lambda: OVER_TWO, {})
+        known.find(device(f"1.{number}"), "firmware", OVER_TWO[0], lambda: OVER_TWO, dict)
         assert len(known._catalogs["prod"].paths) <= 3
 
 
@@ -318,6 +320,48 @@ def test_a_stone_that_is_withdrawn_is_canceled_wherever_it_is_on_its_way(world):
     assert 1 == world.do("release.withdraw", release="2.0")["canceled"]
     device.says("canceled")
     assert "prod/2.1" == device.open.release
+
+
+@pytest.mark.parametrize("held", [None, "rollout.pause"], ids=["running", "paused"])
+def test_a_withdrawn_stone_of_many_devices_is_taken_from_them_in_slices(world, held):
+    devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 3)]
+    rollout = world.rollout("3.0")
+    if held:
+        world.do(held, rollout=rollout)
+    withdraw = {"release": "2.0"}
+    said = world.commit(
+        lambda unit: perform(unit, world.bridge, "release.withdraw", withdraw, caller=world.caller, now=world.now)
+    )[0]
+    assert (AT_ONCE_MAX, [rollout]) == (said["canceled"], said["follow"])
+    waiting = [device for device in devices if device.open and device.open.state is State.OFFERED]
+    assert 3 == len(waiting)
+    if held:
+        world.do("rollout.resume", rollout=rollout)
+    world.plan()
+    assert {State.CANCELING} == {device.state for device in devices}
+    assert {"prod/2.0 is withdrawn"} == {device.latest.cause for device in waiting}
+
+
+def test_a_withdrawn_stone_is_taken_from_who_goes_on_in_a_canceled_rollout(world):
+    devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 3)]
+    rollout = world.rollout("3.0")
+    world.do("rollout.cancel", rollout=rollout, let_finish=True)
+    assert [rollout] == world.do("release.withdraw", release="2.0")["follow"]
+    waiting = [device for device in devices if device.state is State.OFFERED]
+    assert 3 == len(waiting)
+    for device in waiting:
+        device.check_in()
+    assert {State.CANCELING} == {device.state for device in devices}
+
+
+def test_a_withdrawal_looks_at_no_device_of_a_rollout_without_that_stone(world):
+    world.release("2.5", seq=4)
+    world.release("1.0.1", seq=5)
+    for number in range(AT_ONCE_MAX + 3):
+        world.device(f"d{number:03d}")
+    rollout = world.rollout("2.5")
+    assert [] == world.do("release.withdraw", release="1.0.1")["follow"]
+    assert not world.read(lambda unit: unit.rollouts.get(rollout)).is_planning
 
 
 def test_without_a_path_nothing_is_opened(world):
