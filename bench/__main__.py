@@ -185,7 +185,7 @@ def main() -> int:
         + (len(airtime.POINTS) if "airtime" in wanted else 0)
         + 3 * ("memory" in wanted)
         + ("mixed" in wanted)
-        + 4 * ("rollout" in wanted)
+        + 5 * ("rollout" in wanted)
     )
     target = report.RESULTS if args.what == "all" else args.json
     with tempfile.TemporaryDirectory(prefix="ota-bench-") as name:

@@ -12,16 +12,19 @@ from pathlib import Path
 import checking_in
 import dying
 import planner
+import rehearsing
 
 FLEET, RATE, SECONDS = 100_000, 2_000.0, 300.0
 MEMORY_GOAL_BYTES = 400_000_000
-QUICK = {"fleet": 400, "rate": 100.0, "seconds": 6.0, "burst": 200, "dying": (60, 5)}
+QUICK = {"fleet": 400, "rate": 100.0, "seconds": 6.0, "burst": 200, "dying": (60, 5), "rehearsed": 300}
 
 
 def measure(directory: Path, progress, *, fleet: int = FLEET, rate: float = RATE, seconds: float = SECONDS) -> dict:
     """All rows."""
     progress("one rollout in five stages, then its history compacted")
     found = planner.measure(_fresh(directory, "planner"), fleet)
+    progress("the same fleet rehearsed, and ten times as many")
+    found["rehearsing"] = rehearsing.measure(_fresh(directory, "rehearsing"), fleet)
     progress("slots while devices die")
     found["dying"] = dying.measure(_fresh(directory, "dying"))
     progress("a site comes back")
@@ -42,6 +45,9 @@ def quick() -> int:
             print(
                 f"planner: {fleet} devices through five stages, {found['history']['deployments']} compacted", flush=True
             )
+            one = rehearsing.measure(_fresh(directory, "rehearsing"), QUICK["rehearsed"])
+            _demand_rehearsed(one)
+            print(f"rehearsing: {QUICK['rehearsed']:,} devices, and {rehearsing.LARGE} times as many", flush=True)
             devices, slots = QUICK["dying"]
             one = dying.measure(_fresh(directory, "dying"), devices, slots)
             print(f"slots: {one['dead']} of {devices} died, never more than {one['leases']} of {slots}", flush=True)
@@ -66,6 +72,12 @@ def _demand(history: dict) -> None:
         raise RuntimeError(f"a finished deployment takes {history['bytes_each']:.0f} bytes")
 
 
+def _demand_rehearsed(found: dict) -> None:
+    for name in ("exact", "large"):
+        if found[name]["ended"] not in {"complete", "stuck"}:
+            raise RuntimeError(f"a rehearsal of {found[name]['devices']} devices ended as {found[name]['ended']}")
+
+
 def table(found: dict) -> str:
     """What was measured, and beside it the goals."""
     lines = ["| what | measured | goal | met |", "|---|---|---|---|"]
@@ -86,6 +98,16 @@ def _rows(found: dict):
         f"< {planner.GOAL_BYTES} bytes",
         each < planner.GOAL_BYTES,
     )
+    one = found["rehearsing"]
+    exact, large, weighted = one["exact"], one["large"], one["weighted"]
+    told, met = f"{exact['cpu_s']:.0f} s CPU", exact["cpu_s"] < rehearsing.GOAL_EXACT_S
+    yield f"{exact['devices']:,} devices rehearsed, a twin each", told, f"< {rehearsing.GOAL_EXACT_S:.0f} s", met
+    told, met = f"{large['wall_s']:.0f} s by the clock", large["wall_s"] < rehearsing.GOAL_LARGE_S
+    name = f"{large['devices']:,} rehearsed, a twin for {large['weight']}"
+    yield name, told, f"< {rehearsing.GOAL_LARGE_S:.0f} s", met
+    told, met = f"{weighted['most_off']:.1%}", weighted["most_off"] <= rehearsing.GOAL_OFF
+    name = f"{weighted['devices']:,} rehearsed, a twin for {weighted['weight']} beside a twin each: most off"
+    yield name, told, f"≤ {rehearsing.GOAL_OFF:.0%}", met
     one = found["dying"]
     told = f"{one['dead']:,} died; at most {one['leases']} downloads, {one['left']} slots held in the end"
     yield f"{one['devices']:,} devices, {one['slots']} slots", told, "never more, none leaked", True

@@ -77,7 +77,7 @@ def assignments(
 
 def precedence(rollouts: Sequence[Rollout]) -> Mapping[RolloutId, int]:
     """The place of each rollout of a product, from the lowest: the higher overtakes. They come oldest first."""
-    ranked = sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
+    ranked = rollouts if len(rollouts) == 1 else sorted(rollouts, key=lambda rollout: rollout.plan.is_urgent)
     return {rollout.id: place for place, rollout in enumerate(ranked)}
 
 
