@@ -371,7 +371,7 @@ class World:
         said, planned = self.last, self.plan()
         shown = self.do("rollout.status", rollout=result["id"])
         self.last = [*said, *planned]
-        return {**result, **{name: shown[name] for name in result}}
+        return {**result, **{name: shown[name] for name in result if name in shown}}
 
     def plan(self) -> list[Output]:
         """All slices of planning that are left, one unit of work each."""

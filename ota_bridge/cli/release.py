@@ -317,10 +317,8 @@ def withdraw(
         session.output.json(result)
     else:
         session.output.say(f"release {result['id']} is withdrawn; {counted(result['canceled'], 'deployment')} canceled")
-        if result["follow"]:
-            session.output.note(
-                f"it is a stepping stone of {', '.join(result['follow'])}: further devices are taken off it now"
-            )
+        if follow := result.get("follow"):
+            session.output.note(f"it may be a stepping stone of {', '.join(follow)}: the rest of it is canceled now")
 
 
 def _print_release(session: Session, release: Mapping[str, Any]) -> None:

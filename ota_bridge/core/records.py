@@ -17,8 +17,13 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_MADE: Final = frozenset(vars(dataclasses.dataclass(frozen=True, slots=True)(type("_", (), {}))))
-"""What the dataclass has of its own, and the record has in its own way."""
+_MADE: Final = frozenset(
+    {*vars(dataclasses.dataclass(frozen=True, slots=True)(type("_", (), {}))), *vars(type("_", (), {}))}
+)
+"""What the dataclass or a class has of its own, and the record has in its own way."""
+_KEPT: Final = ("__doc__", "__module__", "__dataclass_fields__", "__dataclass_params__")
+_OWN: Final = frozenset({"__eq__", "__hash__", "__init__", "__repr__", "__setattr__"})
+"""What the record's are in C."""
 
 
 @overload
@@ -36,10 +41,14 @@ def record(kind: type[R] | None = None, /, *, frozen: bool = True) -> type[R] | 
 
 
 def _record(kind: type[R], *, frozen: bool) -> type[R]:
+    if kind.__bases__ != (object,) or _OWN & vars(kind).keys():
+        raise TypeError(f"{kind.__name__}: a record has no bases, and none of {', '.join(sorted(_OWN))}")
     found = dataclasses.fields(dataclasses.dataclass(frozen=True, slots=True, kw_only=True)(kind))  # type: ignore[arg-type]
+    if not all(one.init and one.repr and one.compare for one in found):
+        raise TypeError(f"{kind.__name__}: all fields of a record are given, shown and compared")
     names = {one.name for one in found}
     kept = {name: value for name, value in vars(kind).items() if name not in names and name not in _MADE}
-    kept |= {name: vars(kind)[name] for name in ("__doc__", "__module__", "__dataclass_fields__")}
+    kept |= {name: vars(kind)[name] for name in _KEPT}
     made: Any = msgspec.defstruct(
         kind.__name__,
         [(one.name, one.type, *_default(one)) for one in found],

@@ -49,7 +49,9 @@ def plan(updates: Updates, go_on: GoOn) -> bool:
         return True
     more = False
     for rollout in updates.unit.rollouts.all():
-        if rollout.state is RolloutState.RUNNING:
+        if rollout.standing.dropping is not None:
+            worked = _drop_some(updates, rollout, go_on)
+        elif rollout.state is RolloutState.RUNNING:
             worked = _step(updates, rollout, go_on)
         else:
             worked = rollout.is_planning and _end_some(updates, rollout, go_on)
@@ -60,7 +62,7 @@ def plan(updates: Updates, go_on: GoOn) -> bool:
 
 
 def call_for_slots(updates: Updates, go_on: GoOn) -> bool:
-    """Send the notices that wait for a slot, as far as there are free ones."""
+    """Send the notices that wait for a slot, as far as there are free ones; True if there may be more to do at once."""
     waiting = updates.unit.deployments.waiting_for_slots(1)
     if not waiting:
         return False
@@ -74,7 +76,9 @@ def call_for_slots(updates: Updates, go_on: GoOn) -> bool:
             updates.offer(device, updates.schedule(called), answers_check_in=True, has_slot=True)
         if not go_on():
             return True
-    return not updates.terms.slots and updates.unit.deployments.waiting_for_slots(1) > 0
+    # Who was called and is held by its rollout, or has ended, leaves its slot to the next.
+    has_room = not updates.terms.slots or updates.terms.free_slots() > 0
+    return has_room and updates.unit.deployments.waiting_for_slots(1) > 0
 
 
 def _step(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
@@ -281,6 +285,22 @@ def _end_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
         rollout = replace(rollout, sweep=None, standing=replace(rollout.standing, is_resuming=False))
     steering.store(updates, rollout)
     return more
+
+
+def _drop_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
+    """Cancel further deployments of withdrawn stepping stones, whatever the rollout does; always True."""
+    after = rollout.standing.dropping
+    page = updates.unit.deployments.of_rollout(
+        rollout.id, open_only=True, after=DeploymentId(after) if after else None, limit=PAGE
+    )
+    for deployment in page:
+        steering.drop(updates, deployment, f"{deployment.release} is withdrawn")
+        after = deployment.id
+        if not go_on():
+            break
+    standing = replace(rollout.standing, dropping=after if page else None)
+    updates.unit.rollouts.put(replace(rollout, standing=standing))
+    return True
 
 
 def _why_canceled(rollout: Rollout) -> str:

@@ -149,10 +149,14 @@ def _ending(rollout: Rollout, sweep: str | None) -> Rollout:
 
 
 def finish(updates: Updates, rollout: Rollout, actor: str, cause: str = "") -> Rollout:
-    """Let nobody else in; what runs goes on to its end, and what was held follows (`follow`) in slices."""
+    """Let nobody else in; what runs goes on to its end.
+
+    What was held follows (`follow`) in slices, and so does what waited for sleepers without end: its time begins now.
+    """
     canceled = rollout.becomes(RolloutState.CANCELED, updates.now.wall, actor, cause)
     updates.unit.members.clear(rollout.id)
-    if rollout.state is RolloutState.PAUSED or rollout.standing.is_resuming:
+    waits = rollout.plan.timeouts.sleepers_wait
+    if waits or rollout.state is RolloutState.PAUSED or rollout.standing.is_resuming:
         canceled = replace(canceled, sweep="", standing=replace(canceled.standing, is_resuming=True))
     return store(updates, canceled)
 
@@ -173,29 +177,27 @@ def release_device(updates: Updates, rollout: Rollout, deployment: Deployment, c
 def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: str) -> tuple[int, bool]:
     """Cancel what is open of another release than the rollout's, on the way to that; its assignments stay.
 
-    Returns (how many these are, whether more may follow): where much is open, the rollout's devices are looked at again
-    in slices, and a deployment of what was withdrawn is canceled then (`planner.steps`).
+    Returns (how many these are, whether more may follow): where much is open, the rest is looked at in slices (`drop`).
     """
     found = updates.unit.deployments.tallies(rollout.id)
     if not any(stage < 0 and state in _CANCELABLE for stage, state, _ in found):
         return 0, False
     canceled = 0
+    last: DeploymentId | None = None
     for done, deployment in enumerate(deployments_of(updates, rollout, open_only=True)):
         if done == AT_ONCE_MAX:
-            _look_again(updates, rollout)
+            store(updates, replace(rollout, standing=replace(rollout.standing, dropping=last)))
             return canceled, True
-        device = updates.unit.devices.get(deployment.device)
-        if device is not None and deployment.release == stone and updates.cancel(device, deployment, cause):
-            canceled += 1
+        canceled += deployment.release == stone and drop(updates, deployment, cause)
+        last = deployment.id
     return canceled, False
 
 
-def _look_again(updates: Updates, rollout: Rollout) -> None:
-    """At all devices of a rollout, in slices; those of a paused one are looked at when it goes on."""
-    if rollout.state is RolloutState.RUNNING:
-        store(updates, replace(rollout, sweep=""))
-    elif rollout.state is RolloutState.CANCELED and not rollout.is_planning:
-        store(updates, replace(rollout, sweep="", standing=replace(rollout.standing, is_resuming=True)))
+def drop(updates: Updates, deployment: Deployment, cause: str) -> bool:
+    """Cancel an open deployment whose release nobody may have any more; False if it is another, or too late."""
+    device = updates.unit.devices.get(deployment.device)
+    is_withdrawn = updates.release_of(deployment).state is ReleaseState.WITHDRAWN
+    return is_withdrawn and device is not None and updates.cancel(device, deployment, cause)
 
 
 def open_stage(updates: Updates, rollout: Rollout) -> Rollout:

@@ -175,8 +175,13 @@ class Terms:
 
 
 def has_to_follow(rollout: Rollout | None, deployment: Deployment) -> bool:
-    """Its rollout was held and goes on: its times start again before anything is made of them."""
-    return rollout is not None and rollout.standing.is_resuming and deployment.changed_wall < rollout.changed_wall
+    """Its rollout was held and goes on: its times start again before anything is made of them.
+
+    What installs was not held: its times have gone on.
+    """
+    if rollout is None or not rollout.standing.is_resuming or not is_served(deployment):
+        return False
+    return deployment.changed_wall < rollout.changed_wall
 
 
 def is_paused(rollout: Rollout | None, deployment: Deployment) -> bool:

@@ -241,9 +241,8 @@ class Updates:
         planned = device
         route = self.paths.route(lambda: self.unit.releases.all(product=product), lambda: needs.seqs(planned, releases))
         steps = planner.steps(
-            device, releases, past, self.terms.tries_of, canceled=canceled, withdrawn=self._withdrawn(past),
-            unknown=unknown, route=route,
-        )  # fmt: skip
+            device, releases, past, self.terms.tries_of, canceled=canceled, unknown=unknown, route=route
+        )
         for step in steps:
             match step:
                 case planner.Open():
@@ -255,10 +254,6 @@ class Updates:
                 case planner.Blocked():
                     pass  # `why` derives the same verdict again from the same records
         return device
-
-    def _withdrawn(self, past: Sequence[Deployment]) -> set[ReleaseId]:
-        """The releases of open deployments that nobody may have any more."""
-        return {one.release for one in past if one.is_open and self.release_of(one).state is ReleaseState.WITHDRAWN}
 
     def _past(self, device_id: DeviceId) -> list[Deployment]:
         """The device's deployments, newest first: the latest, and whatever older one is still open."""

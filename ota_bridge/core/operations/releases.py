@@ -184,8 +184,8 @@ def release_ahead(context: Context, release: str) -> Json:
 def release_withdraw(context: Context, release: str, reason: str = "") -> Json:
     """Stop offering a release; its rollouts end, and every open deployment of it is canceled.
 
-    `canceled`: how many these are; `follow`: the rollouts that have it as a stepping stone and take it from further
-    devices in slices.
+    `canceled`: how many these are, but for those of `follow`: rollouts to other releases in which it may be a stepping
+    stone of more devices than are looked at at once; these follow in slices.
     """
     found = release_named(context, release).withdrawn()
     context.unit.releases.put(found)

@@ -95,6 +95,8 @@ class Standing:
     """Its last stage has succeeded."""
     is_resuming: bool = False
     """It was held, and not all of its open deployments have been told to go on."""
+    dropping: str | None = None
+    """A stepping stone was withdrawn: after which open deployment those of withdrawn releases are left to cancel."""
 
     @property
     def stage(self) -> int:
@@ -118,6 +120,7 @@ class Standing:
             sizes=(*self.sizes, size),
             opened_wall=wall,
             admits_wall=max(self.admits_wall, wall),
+            dropping=self.dropping,
         )
 
     def shifted(self, by_s: float) -> "Standing":

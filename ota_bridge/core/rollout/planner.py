@@ -93,15 +93,13 @@ def steps(
     retries: Callable[[RolloutId | None], Retries],
     *,
     canceled: Collection[RolloutId] = (),
-    withdrawn: Collection[ReleaseId] = (),
     unknown: Collection[str] = (),
     route: Route = paths.direct,
 ) -> list[Step]:
     """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
 
-    The assignment of a canceled rollout stands only for a device that it had reached. `withdrawn`: releases that
-    nothing may go on with. `unknown`: the components in which it runs what is not in the catalog. `route`: the path of
-    a component, whose first step is what is opened.
+    The assignment of a canceled rollout stands only for a device that it had reached. `unknown`: the components in
+    which it runs what is not in the catalog. `route`: the path of a component, whose first step is what is opened.
     """
     found: list[Step] = []
     if policy.may_take_part(device) is not None:
@@ -113,11 +111,8 @@ def steps(
             # A rollout opens stepping stones beside its own release.
             same_rollout = current.rollout == assignment.rollout
             wanted = same_rollout and (current.release == assignment.release or current.rollout is not None)
-            cause = "" if wanted else f"superseded by {assignment.release}"
-            if current.release in withdrawn:
-                cause = f"{current.release} is withdrawn"
-            if cause and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
-                found.append(Supersede(deployment=current, cause=cause))
+            if not wanted and current.state is not State.CANCELING and current.can(DeploymentEvent.CANCEL):
+                found.append(Supersede(deployment=current, cause=f"superseded by {assignment.release}"))
             continue
         release = releases.get(assignment.release)
         if release is None or component not in release.parts:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+import pprint
 
 import pytest
 from contract.store_samples import deployment, device
@@ -122,3 +123,28 @@ class Derived(Base):
 
 def test_a_dataclass_with_a_base_is_one_still():
     assert Derived(left=3, right=2) == replace(Derived(left=1, right=2), left=3)
+
+
+def bad(**body):
+    return type("Bad", (), body | {"__annotations__": dict.fromkeys(("left",), int), "__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        type("Bad", (Base,), {"__annotations__": {"right": int}}),
+        bad(__repr__=lambda self: "hidden"),
+        bad(left=dataclasses.field(default=1, repr=False)),
+        bad(left=dataclasses.field(default=1, compare=False)),
+    ],
+    ids=["base", "own repr", "hidden field", "field that is not compared"],
+)
+def test_what_a_record_cannot_keep_is_refused(kind):
+    with pytest.raises(TypeError, match="Bad: "):
+        record(kind)
+
+
+def test_a_record_has_no_dictionary_and_can_be_looked_at():
+    assert not hasattr(Count(), "__dict__")
+    assert 0 < len(dir(Count()))
+    assert pprint.pformat([Count()] * 30)

@@ -179,6 +179,45 @@ def test_who_runs_a_newer_rollouts_release_is_not_in_the_line_of_an_older_one():
     assert ("confirmed", True) == (said["code"], "runs the assigned firmware" in said["sentence"])
 
 
+def test_who_is_held_leaves_its_slot_to_the_next_in_the_same_step():
+    world, devices = fleet(4)
+    world.do("limits.set", downloads=1)
+    rollout = start(world)
+    world.plan()
+    assert [0, 1, 1] == sorted(device.open.slot_rank for device in begun(devices))
+    world.do("rollout.pause", rollout=rollout)
+    world.passes(31)
+    world.plan()
+    assert {0} == {device.open.slot_rank for device in begun(devices)}
+
+
+def test_who_sleeps_is_waited_for_no_longer_once_its_rollout_finishes():
+    world, devices = fleet(3)
+    rollout = start(world, plan={"timeouts": {"offered_s": 300.0, "sleepers_wait": True}})
+    world.passes(10 * 86_400)
+    assert {State.OFFERED} == {device.state for device in devices}
+    world.do("rollout.cancel", rollout=rollout, let_finish=True)
+    world.passes(299)
+    assert {State.OFFERED} == {device.state for device in devices}
+    world.passes(400)
+    assert {State.TIMED_OUT} == {device.state for device in devices}
+
+
+def test_an_install_ends_by_its_time_while_its_rollout_goes_on_again():
+    world, devices = fleet(3)
+    rollout = start(world)
+    devices[0].says("downloaded")
+    devices[0].says("burning")
+    world.passes(10)
+    world.do("rollout.pause", rollout=rollout)
+    resume = {"rollout": rollout}
+    world.commit(lambda unit: perform(unit, world.bridge, "rollout.resume", resume, caller=world.caller, now=world.now))
+    assert of(world, rollout).standing.is_resuming
+    world.passes(10 * 86_400)
+    assert of(world, rollout).standing.is_resuming
+    assert State.TIMED_OUT is devices[0].state
+
+
 def test_a_withdrawal_cancels_all_of_a_rollout_that_may_finish():
     world, devices = fleet(AT_ONCE_MAX + 20)
     rollout = start(world)

@@ -12,7 +12,7 @@ from ota_bridge.core.catalog import Release, ReleasePart, ReleaseState
 from ota_bridge.core.deployment import Deployment, State
 from ota_bridge.core.fleet import Assignment, Device, DeviceState
 from ota_bridge.core.manifest import Dependency
-from ota_bridge.core.messages import InstalledPart
+from ota_bridge.core.messages import InstalledPart, ReportAck
 from ota_bridge.core.operations import perform
 from ota_bridge.core.rollout import paths, planner
 from ota_bridge.core.rollout.paths import NoPath, Path, Paths
@@ -322,36 +322,67 @@ def test_a_stone_that_is_withdrawn_is_canceled_wherever_it_is_on_its_way(world):
     assert "prod/2.1" == device.open.release
 
 
-@pytest.mark.parametrize("held", [None, "rollout.pause"], ids=["running", "paused"])
+HOLDS = {
+    "running": [],
+    "paused": [("rollout.pause", {})],
+    "finishing": [("rollout.cancel", {"let_finish": True})],
+    "paused, then finishing": [("rollout.pause", {}), ("rollout.cancel", {"let_finish": True})],
+}
+
+
+@pytest.mark.parametrize("held", HOLDS.values(), ids=HOLDS)
 def test_a_withdrawn_stone_of_many_devices_is_taken_from_them_in_slices(world, held):
-    devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 3)]
+    devices = [world.device(f"d{number:03d}") for number in range(2 * AT_ONCE_MAX + 3)]
     rollout = world.rollout("3.0")
-    if held:
-        world.do(held, rollout=rollout)
+    for device in devices[::2]:
+        device.asks()
+    for operation, args in held:
+        world.commit(
+            lambda unit, name=operation, args=args: perform(
+                unit, world.bridge, name, {"rollout": rollout, **args}, caller=world.caller, now=world.now
+            )
+        )
     withdraw = {"release": "2.0"}
     said = world.commit(
         lambda unit: perform(unit, world.bridge, "release.withdraw", withdraw, caller=world.caller, now=world.now)
     )[0]
     assert (AT_ONCE_MAX, [rollout]) == (said["canceled"], said["follow"])
-    waiting = [device for device in devices if device.open and device.open.state is State.OFFERED]
-    assert 3 == len(waiting)
-    if held:
-        world.do("rollout.resume", rollout=rollout)
+    waiting = [device for device in devices if device.state is not State.CANCELING]
+    assert len(devices) - AT_ONCE_MAX == len(waiting)
     world.plan()
     assert {State.CANCELING} == {device.state for device in devices}
     assert {"prod/2.0 is withdrawn"} == {device.latest.cause for device in waiting}
+    assert world.read(lambda unit: unit.rollouts.get(rollout)).standing.dropping is None
 
 
-def test_a_withdrawn_stone_is_taken_from_who_goes_on_in_a_canceled_rollout(world):
-    devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 3)]
-    rollout = world.rollout("3.0")
-    world.do("rollout.cancel", rollout=rollout, let_finish=True)
-    assert [rollout] == world.do("release.withdraw", release="2.0")["follow"]
-    waiting = [device for device in devices if device.state is State.OFFERED]
-    assert 3 == len(waiting)
+def test_what_waits_for_its_slice_does_not_begin_to_install(world):
+    devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 2)]
+    world.rollout("3.0")
+    for device in devices:
+        device.says("downloaded")
+    withdraw = {"release": "2.0"}
+    world.commit(
+        lambda unit: perform(unit, world.bridge, "release.withdraw", withdraw, caller=world.caller, now=world.now)
+    )
+    waiting = [device for device in devices if device.state is State.DOWNLOADED]
+    assert 2 == len(waiting)
     for device in waiting:
+        ack = world.sent(ReportAck, device.says("burning"))[0]
+        assert ((), (device.open.id,)) == (ack.go, ack.stop)
+
+
+def test_a_withdrawn_stone_whose_install_could_not_be_stopped_still_times_out(world):
+    device = world.device()
+    world.rollout("3.0")
+    world.passes(31)
+    device.check_in()
+    device.says("burning")
+    world.do("release.withdraw", release="2.0")
+    device.says("too_late")
+    for _ in range(4):
+        world.passes(1_000)
         device.check_in()
-    assert {State.CANCELING} == {device.state for device in devices}
+    assert State.TIMED_OUT is device.all[-1].state
 
 
 def test_a_withdrawal_looks_at_no_device_of_a_rollout_without_that_stone(world):
