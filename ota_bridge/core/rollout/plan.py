@@ -153,7 +153,7 @@ class Timeouts:
     installing_s: float | None = None
     trial_s: float | None = None
     sleepers_wait: bool = False
-    """True: a device burns no time before its first block. The deadline still ends it."""
+    """True: a device burns no time before its first block, until the deadline or the end of its rollout."""
 
     def __post_init__(self) -> None:
         for name in ("offered_s", "downloading_s", "installing_s", "trial_s"):
