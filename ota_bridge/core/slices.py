@@ -294,7 +294,7 @@ def _drop_some(updates: Updates, rollout: Rollout, go_on: GoOn) -> bool:
         rollout.id, open_only=True, after=DeploymentId(after) if after else None, limit=PAGE
     )
     for deployment in page:
-        steering.drop(updates, deployment, f"{deployment.release} is withdrawn")
+        steering.drop(updates, deployment)
         after = deployment.id
         if not go_on():
             break

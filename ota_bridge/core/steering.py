@@ -188,16 +188,18 @@ def cancel_stones(updates: Updates, rollout: Rollout, stone: ReleaseId, cause: s
         if done == AT_ONCE_MAX:
             store(updates, replace(rollout, standing=replace(rollout.standing, dropping=last)))
             return canceled, True
-        canceled += deployment.release == stone and drop(updates, deployment, cause)
+        canceled += drop(updates, deployment, cause if deployment.release == stone else None)
         last = deployment.id
     return canceled, False
 
 
-def drop(updates: Updates, deployment: Deployment, cause: str) -> bool:
+def drop(updates: Updates, deployment: Deployment, cause: str | None = None) -> bool:
     """Cancel an open deployment whose release nobody may have any more; False if it is another, or too late."""
     device = updates.unit.devices.get(deployment.device)
     is_withdrawn = updates.release_of(deployment).state is ReleaseState.WITHDRAWN
-    return is_withdrawn and device is not None and updates.cancel(device, deployment, cause)
+    if device is None or not is_withdrawn or deployment.state is State.CANCELING:
+        return False
+    return updates.cancel(device, deployment, cause or f"{deployment.release} is withdrawn")
 
 
 def open_stage(updates: Updates, rollout: Rollout) -> Rollout:

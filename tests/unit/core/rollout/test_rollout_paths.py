@@ -355,6 +355,26 @@ def test_a_withdrawn_stone_of_many_devices_is_taken_from_them_in_slices(world, h
     assert world.read(lambda unit: unit.rollouts.get(rollout)).standing.dropping is None
 
 
+def test_a_second_withdrawal_loses_nothing_of_the_first(world):
+    world.release("2.1", seq=4, installs_from=(">=1,<2",))
+    world.release("4.0", seq=5, installs_from=(">=2,<3",))
+    devices = [world.device(f"d{number:03d}") for number in range(3 * AT_ONCE_MAX)]
+    rollout = world.rollout("4.0")
+    for stone in ("2.0", "2.1"):
+        withdraw = {"release": stone}
+        world.commit(
+            lambda unit, args=withdraw: perform(
+                unit, world.bridge, "release.withdraw", args, caller=world.caller, now=world.now
+            )
+        )
+        for device in devices:
+            if device.state is State.CANCELING:
+                device.says("canceled")
+    world.plan()
+    assert {State.CANCELED, State.CANCELING} == {device.state for device in devices}
+    assert world.read(lambda unit: unit.rollouts.get(rollout)).standing.dropping is None
+
+
 def test_what_waits_for_its_slice_does_not_begin_to_install(world):
     devices = [world.device(f"d{number:03d}") for number in range(AT_ONCE_MAX + 2)]
     world.rollout("3.0")
