@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -193,7 +194,8 @@ async def test_it_survives_the_brokers_death_and_publishes_its_state_to_the_new_
             assert bridge.link.counters.dropped_down == 3
     finally:
         broker.stop()
-    assert "was lost; next attempt in" in caplog.text
+    # The system of a killed broker says end of stream or reset, by what it had not read yet.
+    assert re.search(r"was lost( \(.+\))?; next attempt in \d+\.\d s", caplog.text)
 
 
 async def test_a_report_survives_the_brokers_death_where_the_broker_saves_it(tmp_path):
