@@ -237,11 +237,14 @@ class Updates:
             return device
         past = self._past(device.id)
         canceled = {rollout.id for rollout in rollouts if rollout.state is RolloutState.CANCELED}
-        unknown = {name for name in device.assigned if not is_known(self.unit, product, name, device.parts.get(name))}
         planned = device
+
+        def knows(component: str) -> bool:
+            return is_known(self.unit, product, component, planned.parts.get(component))
+
         route = self.paths.route(lambda: self.unit.releases.all(product=product), lambda: needs.seqs(planned, releases))
         steps = planner.steps(
-            device, releases, past, self.terms.tries_of, canceled=canceled, unknown=unknown, route=route
+            device, releases, past, self.terms.tries_of, canceled=canceled, is_known=knows, route=route
         )
         for step in steps:
             match step:

@@ -345,9 +345,9 @@ class World:
             self.slots.end(change.device, self.now_s)
 
     def _event(self, event: Event) -> None:
-        if event.kind == "not_offered":
-            self.twins[event.device].is_owed(self)
         if event.kind != "state":
+            if event.kind == "not_offered":
+                self.twins[event.device].is_owed(self)
             return
         after = event.data["after"]
         if event.data["before"] is None:

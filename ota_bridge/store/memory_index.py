@@ -173,7 +173,8 @@ class DeploymentIndex:
             tallies = self.tallies.setdefault(after.rollout, {})
             key = (after.stage, after.state, after.earlier_end)
             tallies[key] = tallies.get(key, 0) + 1
-            self.latest.setdefault(after.rollout, Line()).add(after.id)
+            if before is None or not before.latest or before.rollout != after.rollout:
+                self.latest.setdefault(after.rollout, Line()).add(after.id)
         if _downloads(after):
             self._downloading += 1
         elif after.state is State.OFFERED:

@@ -60,10 +60,9 @@ def assignments(
     """
     assigned = dict(device.assigned)
     places = precedence(rollouts)
-    known = {rollout.id: rollout for rollout in rollouts}
-    for rollout in map(known.__getitem__, places):
-        release = releases.get(rollout.release)
-        if rollout.state is not RolloutState.RUNNING or release is None:
+    for rollout in sorted(rollouts, key=lambda rollout: places[rollout.id]) if len(rollouts) > 1 else rollouts:
+        release = releases.get(rollout.release) if rollout.state is RolloutState.RUNNING else None
+        if release is None:
             continue
         wanted = [
             component
@@ -93,13 +92,13 @@ def steps(
     retries: Callable[[RolloutId | None], Retries],
     *,
     canceled: Collection[RolloutId] = (),
-    unknown: Collection[str] = (),
+    is_known: Callable[[str], bool] = lambda _: True,
     route: Route = paths.direct,
 ) -> list[Step]:
     """What to do so that the device comes to run what it is assigned. `past`: its deployments, newest first.
 
-    The assignment of a canceled rollout stands only for a device that it had reached. `unknown`: the components in
-    which it runs what is not in the catalog. `route`: the path of a component, whose first step is what is opened.
+    The assignment of a canceled rollout stands only for a device that it had reached. `is_known`: whether what
+    it runs in a component is in the catalog. `route`: the path of a component, whose first step is what is opened.
     """
     found: list[Step] = []
     if policy.may_take_part(device) is not None:
@@ -123,7 +122,7 @@ def steps(
             for attempt in past
         ):
             continue
-        obstacle, release = next_step(device, component, release, releases, route, is_known=component not in unknown)
+        obstacle, release = next_step(device, component, release, releases, route, is_known=is_known(component))
         found.extend(_attempt(device, component, release, obstacle, past, retries))
     return found
 
