@@ -19,7 +19,7 @@ import memory
 import mixed
 import report
 import rollout
-from measure import DEVICES, SECONDS, WARM_UP_S, measure
+from measure import DEVICES, SECONDS, lasting, measure
 from quick import quick
 from rows import ROWS, STACK_DOCS, STACKS
 from stacks import missing, running
@@ -70,9 +70,11 @@ def measure_table(args: argparse.Namespace, directory: Path, progress: Progress,
     for number in range(1, args.rounds + 1):
         for name, stack in chosen:
             progress(f"round {number} of {args.rounds}: {name} {stack}")
-            options = {"devices": args.devices, "seconds": args.seconds, "warmup": WARM_UP_S}
-            with running(stack, directory, tls=ROWS[name].tls) as serving:
-                runs[name, stack].append(measure(directory, serving, ROWS[name], **options))
+            row = ROWS[name]
+            with running(stack, directory, tls=row.tls) as serving:
+                runs[name, stack].append(
+                    measure(directory, serving, row, devices=args.devices, **lasting(row, args.devices, args.seconds))
+                )
     return [
         {"row": name, "stack": stack, "command": command(args, f"--stack {stack} --shape {name}"), "runs": found}
         for (name, stack), found in runs.items()

@@ -14,6 +14,8 @@ from rows import Row
 from stacks import HERE, Running, compiled, cpu_s, image
 
 DEVICES, SECONDS, WARM_UP_S = 200, 4.0, 1.0
+BLOCKS_EACH = 15
+"""So many blocks of each device are measured at least where a rate is given."""
 
 
 class WrongBlock(Exception):
@@ -77,6 +79,16 @@ def load(directory: Path, serving: Running, *, path: Path | None = None, **optio
     finally:
         process.kill()
         process.communicate()
+
+
+def lasting(row: Row, devices: int, seconds: float) -> dict[str, float]:
+    """How long to warm up and to measure a row, as options of `measure`.
+
+    Where requests come slowly a second has few blocks, and the begin of 200 downloads, a commit for each, would be most
+    of what they cost: the warm-up is past it.
+    """
+    once_s = devices / row.rate_per_s if row.rate_per_s else 0.0
+    return {"warmup": WARM_UP_S + 2 * once_s, "seconds": max(seconds, BLOCKS_EACH * once_s)}
 
 
 def measure(directory: Path, serving: Running, row: Row, **options) -> dict:
