@@ -26,7 +26,7 @@ from tests.faults.table import table
 
 def main() -> int:
     """Do what the command line says."""
-    for name in ("asyncio", "mqtt"):  # lost connections and doubled packets are the plan here
+    for name in ("asyncio", "mqtt", "device_sim"):  # lost connections and doubled packets are the plan here
         logging.getLogger(name).setLevel(logging.CRITICAL)
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Faults by their seeds.")
     commands = parser.add_subparsers(dest="command", required=True)
