@@ -111,9 +111,9 @@ def verdict_of(unit: UnitOfWork, rollout: Rollout, wall: float) -> Verdict:
 def line_reason(terms: Terms, device: Device) -> tuple[str, str] | None:
     """What keeps a device from being let into the newest rollout that it belongs to and needs, or None."""
     rollouts = terms.unit.rollouts.all(product=device.id.product)
-    places = precedence(rollouts)
+    places, known = precedence(rollouts), {rollout.id: rollout for rollout in rollouts}
     for rollout in sorted(rollouts, key=lambda rollout: -places[rollout.id]):
-        if rollout.state is RolloutState.CANCELED or not _needs(terms, device, rollout, places):
+        if rollout.state is RolloutState.CANCELED or not _needs(terms, device, rollout, known):
             continue
         what = f"rollout {rollout.id} of {rollout.release}"
         if rollout.state is not RolloutState.RUNNING or rollout.standing.started_wall is None:
@@ -131,12 +131,13 @@ def line_reason(terms: Terms, device: Device) -> tuple[str, str] | None:
     return None
 
 
-def _needs(terms: Terms, device: Device, rollout: Rollout, places: Mapping[RolloutId, int]) -> bool:
+def _needs(terms: Terms, device: Device, rollout: Rollout, known: Mapping[RolloutId, Rollout]) -> bool:
     release = terms.unit.releases.get(rollout.release)
     if release is None or not terms.belongs(device, rollout):
         return False
+    releases = {one.id: one for one in terms.unit.releases.all(product=rollout.product)}
     return any(
-        overtakes(rollout, device.assigned.get(name), places)
+        overtakes(device, name, rollout, device.assigned.get(name), known, releases)
         and policy.fits(device, release, part) is None
         and policy.is_needed(device, part) is None
         for name, part in release.parts.items()

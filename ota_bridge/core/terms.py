@@ -14,7 +14,7 @@ from ota_bridge.core.records import record, replace
 from ota_bridge.core.rollout.facts import facts_of
 from ota_bridge.core.rollout.model import SHARES, Rollout, RolloutState, place_of, share_of
 from ota_bridge.core.rollout.plan import Timeouts, Window
-from ota_bridge.core.rollout.policy import Retries
+from ota_bridge.core.rollout.policy import Retries, runs_part
 from ota_bridge.core.values import Limits, Now, RolloutId
 
 OFFER_COUNTS_S: Final = 30.0
@@ -64,8 +64,15 @@ class Terms:
         place = self.place(device, rollout)
         if place < rollout.standing.end and rollout.plan.pace is None and not self.slots:
             return True
-        self.unit.members.put(rollout.id, place, device.id.name)
+        if not self._has_all(device, rollout):  # else it would take the place of one that the stage could learn from
+            self.unit.members.put(rollout.id, place, device.id.name)
         return False
+
+    def _has_all(self, device: Device, rollout: Rollout) -> bool:
+        """True if the device runs all that the release has for it."""
+        release = self.unit.releases.get(rollout.release)
+        parts = [] if release is None else [part for part in release.parts.values() if part.component in device.parts]
+        return all(runs_part(device, part) for part in parts)
 
     def belongs(self, device: Device, rollout: Rollout) -> bool:
         """True if the rollout means this device: by its name or share, by its query, by when it came."""

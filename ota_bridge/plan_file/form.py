@@ -136,7 +136,7 @@ SUCCESS: Final = Table(
             key="min",
             stands_for="min_count",
             form=Number(low=0, high=COUNT_MAX, whole=True),
-            about="At least so many devices confirmed.",
+            about="At least so many devices confirmed, or all of a smaller stage. Canceled ones do not lower it.",
         ),
         Row(key="soak", stands_for="soak_s", form=Duration(low=0)),
         Row(

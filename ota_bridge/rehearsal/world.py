@@ -53,7 +53,7 @@ BEAT_S: Final = 1.0
 SLICE_S: Final = 0.002
 REST_S: Final = 0.006
 """So long a slice of planning lasts, and so long the reports and the commit have until the next."""
-LOOK_S: Final = 0.00015
+LOOK_S: Final = 0.00011
 OPEN_S: Final = 0.0006
 """What it costs the daemon to look at a device, and to open and offer a deployment."""
 LIMIT_S: Final = 90 * 86_400.0

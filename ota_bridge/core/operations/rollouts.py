@@ -66,6 +66,8 @@ def checked_rollout(
         raise InvalidInput("rollout start: name devices, or a percentage and a query, not both")
     if devices is not None and not devices:
         raise InvalidInput("rollout start: the list of devices is empty; leave it out to mean all")
+    if where is not None and not where.strip():
+        raise InvalidInput("rollout start: the query is empty; leave it out to mean all")
     named = {device.id: device for device in (device_named(context.unit, name) for name in devices or [])}
     for device in named.values():
         if device.id.product != release.product:

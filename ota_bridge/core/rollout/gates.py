@@ -86,9 +86,14 @@ class Verdict:
     until_wall: float | None = None
 
 
-def wanted(stage: Stage, size: int) -> int:
-    """How many of so many devices have to be confirmed. A stage without devices has nothing to wait for."""
-    return min(size, max(stage.success.min_count, ceil(stage.success.share * size - _ROUNDING)))
+def wanted(stage: Stage, found: Tally) -> int:
+    """How many devices have to be confirmed. A stage that never had a device has nothing to wait for.
+
+    Those whose update was canceled are no part of the share, but prove nothing: they lower no minimum, and a stage that
+    has lost all its devices is not met.
+    """
+    least = max(stage.success.min_count, 1 if found.canceled else 0)
+    return min(found.size + found.canceled, max(least, ceil(stage.success.share * found.size - _ROUNDING)))
 
 
 def stage_verdict(stage: Stage, found: Tally, met_wall: float | None, wall: float, *, forgiven: int = 0) -> Verdict:
@@ -101,9 +106,10 @@ def stage_verdict(stage: Stage, found: Tally, met_wall: float | None, wall: floa
         failed = failure_sentence(stage.failure, found, forgiven)
         if failed:
             return Verdict(gate=Gate.FAILED, sentence=failed, action=stage.failure.action)
-    need = wanted(stage, found.size)
+    need = wanted(stage, found)
     if found.confirmed < need:
-        return Verdict(gate=Gate.NOT_MET, sentence=f"{found.confirmed} of {need} confirmed")
+        lost = f", {found.canceled} canceled" if need > found.size else ""
+        return Verdict(gate=Gate.NOT_MET, sentence=f"{found.confirmed} of {need} confirmed{lost}")
     ends = (wall if met_wall is None else met_wall) + stage.success.soak_s
     if stage.success.soak_s and wall < ends - _EPSILON:
         return Verdict(

@@ -246,7 +246,8 @@ class Plan:
     takes_late: bool = True
     """Devices that appear, or come to match, later are taken in, under the same stages and limits."""
     is_urgent: bool = False
-    """It overtakes: it wins over newer rollouts that are not urgent, is offered first, and heeds no window."""
+    """It overtakes: while it has something to bring to a device it wins over newer ones; it is offered first, and heeds
+    no window."""
     approvals: int = 0
     """By so many people other than its creator, before it starts."""
     roll_back_to: ReleaseId | None = None

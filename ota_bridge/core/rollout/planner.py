@@ -13,7 +13,7 @@ from ota_bridge.core.rollout import needs, paths, policy
 from ota_bridge.core.rollout.model import Rollout, RolloutState
 from ota_bridge.core.rollout.paths import Route
 from ota_bridge.core.rollout.plan import FAILURES
-from ota_bridge.core.rollout.policy import Obstacle, Retries
+from ota_bridge.core.rollout.policy import Obstacle, Retries, runs_part
 from ota_bridge.core.values import ReleaseId, RolloutId
 
 
@@ -60,14 +60,16 @@ def assignments(
     """
     assigned = dict(device.assigned)
     places = precedence(rollouts)
-    for rollout in sorted(rollouts, key=lambda rollout: places[rollout.id]) if len(rollouts) > 1 else rollouts:
+    known = {rollout.id: rollout for rollout in rollouts}
+    for rollout in map(known.__getitem__, places) if len(rollouts) > 1 else rollouts:
         release = releases.get(rollout.release) if rollout.state is RolloutState.RUNNING else None
         if release is None:
             continue
         wanted = [
             component
             for component, part in release.parts.items()
-            if overtakes(rollout, assigned.get(component), places) and policy.fits(device, release, part) is None
+            if overtakes(device, component, rollout, assigned.get(component), known, releases)
+            and policy.fits(device, release, part) is None
         ]
         if wanted and takes(rollout):
             assigned |= dict.fromkeys(wanted, Assignment(release=release.id, rollout=rollout.id))
@@ -80,9 +82,38 @@ def precedence(rollouts: Sequence[Rollout]) -> Mapping[RolloutId, int]:
     return {rollout.id: place for place, rollout in enumerate(ranked)}
 
 
-def overtakes(rollout: Rollout, held: Assignment | None, places: Mapping[RolloutId, int]) -> bool:
-    """True if a rollout may take the place of what a component is assigned."""
-    return held is None or held.rollout is None or places.get(held.rollout, -1) < places[rollout.id]
+def overtakes(
+    device: Device,
+    component: str,
+    rollout: Rollout,
+    held: Assignment | None,
+    known: Mapping[RolloutId, Rollout],
+    releases: Mapping[ReleaseId, Release],
+) -> bool:
+    """True if a rollout may take the place of what a component is assigned. `known`: all of the product, oldest first.
+
+    The newer wins, but over one that is urgent only once that has nothing more to bring to the device. What the device
+    has from a newer one no older takes away.
+    """
+    holder = None if held is None or held.rollout is None else known.get(held.rollout)
+    if holder is None or holder.id == rollout.id:
+        return holder is None
+    challenges, holds = (_presses(device, component, one, releases) for one in (rollout, holder))
+    ages = list(known)
+    if ages.index(rollout.id) > ages.index(holder.id):
+        return challenges or not holds
+    has = releases.get(holder.release)
+    part = None if has is None else has.parts.get(component)
+    return challenges and not holds and not (part is not None and runs_part(device, part))
+
+
+def _presses(device: Device, component: str, rollout: Rollout, releases: Mapping[ReleaseId, Release]) -> bool:
+    """True if a rollout is urgent and goes on, and the device could still take what it brings."""
+    release = releases.get(rollout.release)
+    if not rollout.plan.is_urgent or rollout.state is RolloutState.CANCELED or release is None:
+        return False
+    part = release.parts.get(component)
+    return part is not None and policy.fits(device, release, part) is None and not policy.is_needed(device, part)
 
 
 def steps(

@@ -84,6 +84,11 @@ def fits(device: Device, release: Release, part: ReleasePart) -> Obstacle | None
     return None
 
 
+def runs_part(device: Device, part: ReleasePart) -> bool:
+    """True if the device runs this part, confirmed or on trial."""
+    return runs(device.parts.get(part.component), version=part.version, image_sha256=part.manifest.sha256)
+
+
 def is_needed(device: Device, part: ReleasePart, *, is_known: bool = True) -> Obstacle | None:
     """What makes this part unnecessary or impossible on what the device runs now, or None.
 
@@ -91,7 +96,7 @@ def is_needed(device: Device, part: ReleasePart, *, is_known: bool = True) -> Ob
     """
     installed = device.parts[part.component]
     manifest = part.manifest
-    if runs(installed, version=part.version, image_sha256=manifest.sha256):
+    if runs_part(device, part):
         return Obstacle.RUNS_IT
     if installed.seq is not None and manifest.seq <= installed.seq and not _counts_anew(device, part):
         return Obstacle.ANTI_ROLLBACK

@@ -335,6 +335,39 @@ def test_an_urgent_rollout_wins_over_a_newer_one():
     )
 
 
+URGENT = replace(OLD, plan=Plan(is_urgent=True))
+IS_URGENT = Assignment(release=OLD.release, rollout=OLD.id)
+IS_NEW = Assignment(release=NEW.release, rollout=NEW.id)
+
+
+def running(version, seq):
+    return device(parts={"firmware": InstalledPart(version=version, seq=seq)})
+
+
+@pytest.mark.parametrize("seq", [2, None], ids=["seq", "without seq"])
+def test_what_an_urgent_rollout_has_brought_gives_way_to_a_newer_one(seq):
+    held = running("1.1.0", seq).assign("firmware", IS_URGENT)
+    assert {"firmware": IS_NEW} == planner.assignments(held, [URGENT, NEW], RELEASES, takes)
+
+
+@pytest.mark.parametrize("seq", [3, None], ids=["seq", "without seq"])
+def test_an_urgent_rollout_does_not_take_back_what_a_newer_one_has_brought(seq):
+    held = running("1.2.0", seq).assign("firmware", IS_NEW)
+    assert {"firmware": IS_NEW} == planner.assignments(held, [URGENT, NEW], RELEASES, takes)
+
+
+def test_an_urgent_rollout_overtakes_a_newer_one_on_its_way():
+    held = device().assign("firmware", IS_NEW)
+    assert {"firmware": IS_URGENT} == planner.assignments(held, [URGENT, NEW], RELEASES, takes)
+
+
+@pytest.mark.parametrize("state", [RolloutState.CANCELED, RolloutState.PAUSED])
+def test_an_urgent_rollout_that_is_over_holds_no_device_and_a_paused_one_does(state):
+    held = device().assign("firmware", IS_URGENT)
+    found = planner.assignments(held, [replace(URGENT, state=state), NEW], RELEASES, takes)
+    assert {"firmware": IS_NEW if state is RolloutState.CANCELED else IS_URGENT} == found
+
+
 def test_nothing_is_asked_of_a_rollout_that_could_not_be_assigned():
     held = device().assign("firmware", Assignment(release=NEW.release, rollout=NEW.id))
     asked = []

@@ -84,6 +84,45 @@ def test_stages_open_one_after_the_other_when_their_gates_are_met():
     assert (True, ["done"] * 3) == (of(world, rollout).standing.is_through, open_stages(world, rollout))
 
 
+def test_who_runs_it_already_takes_no_place_in_a_stage():
+    world, devices = fleet(12)
+    for device in devices[:10]:
+        device.runs("1.1.0")
+        device.check_in()
+    rollout = start(world, {"stages": [{"name": "canary", "devices": 1}, {}]})
+    assert (1, ["open", "waiting"]) == (len(begun(devices)), open_stages(world, rollout))
+    confirm(begun(devices)[0])
+    world.plan()
+    assert devices[10:] == begun(devices)
+
+
+def test_who_ran_it_already_and_falls_back_gets_it_once_its_stage_is_open():
+    world, devices = fleet(4)
+    devices[0].runs("1.1.0")
+    devices[0].check_in()
+    start(world, {"stages": [{"devices": 1, "success": {"share": 0.0}}, {}]})
+    world.plan()
+    assert devices[1:] == begun(devices)
+    devices[0].runs("1.0.0", seq=1)
+    devices[0].restarts()
+    assert devices == begun(devices)
+
+
+def test_a_stage_whose_devices_were_taken_out_opens_no_other_by_itself():
+    world, devices = fleet(10)
+    rollout = start(world, CANARY)
+    for device in begun(devices):
+        world.do("device.retire", device=str(device.id))
+        device.says("canceled", device.all[0].id)
+    world.plan()
+    assert ["open", "waiting", "waiting"] == open_stages(world, rollout)
+    why = world.do("why", device=rollout)
+    assert "gate_not_met" == why["code"]
+    assert "0 of 1 confirmed, 2 canceled" in why["sentence"]
+    world.do("rollout.next", rollout=rollout)
+    assert ["done", "open", "waiting"] == open_stages(world, rollout)
+
+
 def test_a_stage_that_fails_holds_the_rollout_and_says_why():
     world, devices = fleet(10)
     plan = {"stages": [{"name": "canary", "devices": 3, "failure": {"count": 2}}, {}]}

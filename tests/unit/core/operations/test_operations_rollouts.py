@@ -47,6 +47,15 @@ def test_an_empty_list_of_devices_is_never_taken_for_all(world):
     assert [] == world.do("rollout.list")
 
 
+@pytest.mark.parametrize("where", ["", " "])
+def test_an_empty_query_is_never_taken_for_all(world, where):
+    world.device()
+    world.release()
+    with pytest.raises(InvalidInput, match="the query is empty"):
+        world.rollout(where=where)
+    assert [] == world.do("rollout.list")
+
+
 def test_a_share_reaches_its_share_and_widening_the_rest(world):
     for number in range(100):
         world.device(f"d{number}")

@@ -89,6 +89,17 @@ def test_a_stage_without_devices_waits_for_nothing():
     assert Gate.MET is verdict(FIVE, members=0).gate
 
 
+def test_a_stage_that_has_lost_all_its_devices_has_proved_nothing():
+    found = verdict(Stage(success=SuccessGate(share=0.5)), members=2, CANCELED=2)
+    assert (Gate.NOT_MET, "0 of 1 confirmed, 2 canceled") == (found.gate, found.sentence)
+
+
+def test_a_device_that_is_taken_out_lowers_the_share_and_no_minimum():
+    assert Gate.MET is verdict(Stage(success=SuccessGate(share=1.0)), members=4, CONFIRMED=3, CANCELED=1).gate
+    found = verdict(Stage(success=SuccessGate(share=1.0, min_count=4)), members=4, CONFIRMED=3, CANCELED=1)
+    assert (Gate.NOT_MET, "3 of 4 confirmed, 1 canceled") == (found.gate, found.sentence)
+
+
 def test_a_step_on_the_way_is_no_success_and_may_be_a_failure():
     stage = Stage(success=SuccessGate(share=0.5), failure=FailureGate(count=2))
     step = {(~0, State.CONFIRMED, None): 3, (0, State.CONFIRMED, None): 1}
@@ -114,7 +125,10 @@ def test_other_stages_are_not_counted():
 )
 def test_what_is_wanted_can_be_reached(numbers, members, share, least):
     found = tally(numbers, 0, members)
-    assert 0 <= wanted(Stage(success=SuccessGate(share=share, min_count=least)), found.size) <= found.size
+    stage = Stage(success=SuccessGate(share=share, min_count=least))
+    assert 0 <= wanted(stage, found) <= found.size + found.canceled
+    if not found.canceled:
+        assert wanted(stage, found) <= found.size
     assert found.open == sum(n for (_, state, _), n in numbers.items() if state in OPEN)
     assert found.executed <= found.size
 
