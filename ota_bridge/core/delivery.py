@@ -66,21 +66,22 @@ class Pacing:
             case State.QUEUED:
                 return (since, Due.OFFER)
             case State.OFFERED:
+                waits = self.sleepers_wait and not deployment.has_begun
+                over = None if waits else (since + self.offered_s, Due.TIME_OUT)
                 if deployment.resent or deployment.offered_wall is None:
-                    if self.sleepers_wait and not deployment.has_begun:
-                        return None
-                    return (since + self.offered_s, Due.TIME_OUT)
-                return (deployment.offered_wall + self.resend_after_s, Due.OFFER)
+                    return over
+                return _first((deployment.offered_wall + self.resend_after_s, Due.OFFER), over)
             case State.DEFERRED:
                 return (since + self.resend_after_s, Due.OFFER)
             case State.DOWNLOADING:
                 last = max(since, deployment.last_block_wall or since)
                 offered = deployment.offered_wall
+                ends = (last + self.downloading_s, Due.TIME_OUT)
                 if offered is not None and offered >= last and not deployment.resent:
-                    return (offered + self.resend_after_s, Due.OFFER)  # the device came back and asked for nothing
-                if deployment.stalled:
-                    return (last + self.downloading_s, Due.TIME_OUT)
-                return (last + self.stall_after_s, Due.STALL)
+                    return _first(
+                        (offered + self.resend_after_s, Due.OFFER), ends
+                    )  # it came back and asked for nothing
+                return ends if deployment.stalled else _first((last + self.stall_after_s, Due.STALL), ends)
             case State.DOWNLOADED:
                 return (since + self.downloading_s, Due.TIME_OUT)
             case State.INSTALLING:
@@ -91,6 +92,11 @@ class Pacing:
                 return (since + self.canceling_s, Due.TIME_OUT)
             case _:
                 return None
+
+
+def _first(one: tuple[float, Due], other: tuple[float, Due] | None) -> tuple[float, Due]:
+    """What comes first; a time-out that is shorter than the way to it comes before that."""
+    return one if other is None or one[0] <= other[0] else other
 
 
 def is_served(deployment: Deployment) -> bool:

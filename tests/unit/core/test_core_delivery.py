@@ -39,6 +39,25 @@ def test_what_a_deployment_needs_next(changes, expected):
 
 
 @pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"state": State.OFFERED, "offered_wall": 2.0}, (22.0, Due.TIME_OUT)),
+        ({"state": State.OFFERED, "offered_wall": 2.0, "resent": True}, (22.0, Due.TIME_OUT)),
+        ({"state": State.DOWNLOADING, "last_block_wall": 100.0}, (115.0, Due.TIME_OUT)),
+        ({"state": State.DOWNLOADING, "last_block_wall": 100.0, "stalled": True}, (115.0, Due.TIME_OUT)),
+        ({"state": State.DOWNLOADING, "last_block_wall": 100.0, "offered_wall": 105.0}, (115.0, Due.TIME_OUT)),
+    ],
+)
+def test_a_time_out_that_is_shorter_than_the_wait_before_it_is_kept(changes, expected):
+    assert expected == Pacing(offered_s=20, downloading_s=15).next_due(deployment(**changes))
+
+
+def test_a_sleeper_that_is_waited_for_gets_its_second_notice_whatever_the_time_out():
+    sleeper = deployment(state=State.OFFERED, offered_wall=100.0)
+    assert (160.0, Due.OFFER) == Pacing(offered_s=20, sleepers_wait=True).next_due(sleeper)
+
+
+@pytest.mark.parametrize(
     ("last", "now", "expected"), [(None, 5.0, 5.0), (0.0, 5.0, 30.0), (0.0, 50.0, 50.0), (100.0, 5.0, 5.0)]
 )
 def test_the_next_notice_is_thirty_seconds_after_the_last_unless_the_clock_went_back(last, now, expected):
