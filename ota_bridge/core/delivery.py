@@ -78,9 +78,8 @@ class Pacing:
                 offered = deployment.offered_wall
                 ends = (last + self.downloading_s, Due.TIME_OUT)
                 if offered is not None and offered >= last and not deployment.resent:
-                    return _first(
-                        (offered + self.resend_after_s, Due.OFFER), ends
-                    )  # it came back and asked for nothing
+                    # The device came back and asked for nothing.
+                    return _first((offered + self.resend_after_s, Due.OFFER), ends)
                 return ends if deployment.stalled else _first((last + self.stall_after_s, Due.STALL), ends)
             case State.DOWNLOADED:
                 return (since + self.downloading_s, Due.TIME_OUT)

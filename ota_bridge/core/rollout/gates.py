@@ -92,7 +92,7 @@ def wanted(stage: Stage, found: Tally) -> int:
     Those whose update was canceled are no part of the share, but prove nothing: they lower no minimum, and a stage that
     has lost all its devices is not met.
     """
-    least = max(stage.success.min_count, 1 if found.canceled else 0)
+    least = max(stage.success.min_count, 0 if found.size else 1)
     return min(found.size + found.canceled, max(least, ceil(stage.success.share * found.size - _ROUNDING)))
 
 

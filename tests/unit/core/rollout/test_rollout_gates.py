@@ -94,6 +94,10 @@ def test_a_stage_that_has_lost_all_its_devices_has_proved_nothing():
     assert (Gate.NOT_MET, "0 of 1 confirmed, 2 canceled") == (found.gate, found.sentence)
 
 
+def test_a_stage_that_waits_for_nobody_does_not_wait_because_somebody_was_taken_out():
+    assert Gate.MET is verdict(Stage(success=SuccessGate(share=0.0)), members=2, CANCELED=1).gate
+
+
 def test_a_device_that_is_taken_out_lowers_the_share_and_no_minimum():
     assert Gate.MET is verdict(Stage(success=SuccessGate(share=1.0)), members=4, CONFIRMED=3, CANCELED=1).gate
     found = verdict(Stage(success=SuccessGate(share=1.0, min_count=4)), members=4, CONFIRMED=3, CANCELED=1)
